@@ -1,0 +1,287 @@
+"""What a recipe describes, built: the stream, the players, their task."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dgan.checkpoint import complete, load
+from dgan.config import Player as PlayerConfig
+from dgan.config import Recipe, differences, from_toml, to_toml
+from dgan.data import ShardStream
+from dgan.evaluation import Evaluator, find_features
+from dgan.networks import Role, build
+from dgan.parallel.replicas import Average, distribute
+from dgan.parallel.world import World
+from dgan.run import Run
+from dgan.step import Pace, Player, Players
+from dgan.tasks.synthesis import Synthesis
+
+
+def open_stream(recipe: Recipe, world: World) -> ShardStream:
+    """This rank's part of the recipe's data.
+
+    Raises:
+        ValueError: the batch cannot be divided, or the images or labels are not what the recipe
+            says. FileNotFoundError: no such shards.
+    """
+    parts = world.size * recipe.train.accumulation
+    if recipe.train.batch_size % parts:
+        raise ValueError(
+            f"--train.batch_size {recipe.train.batch_size} (over all ranks) cannot be divided into "
+            f"{world.size} ranks × {recipe.train.accumulation} micro-batches: "
+            f"take a multiple of {parts}"
+        )
+    data = recipe.data
+    stream = ShardStream(
+        data.shards,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        rank=world.rank,
+        world_size=world.size,
+        resolution=data.resolution,
+        channels=data.channels,
+        labels=None if data.classes else False,
+        flip=data.flip,
+        workers=data.workers,
+    )
+    if data.classes and not stream.has_labels:
+        raise ValueError(
+            f"--data.classes is {data.classes}, but {data.shards} has no labels: pack a folder "
+            "with a subfolder a class, or set --data.classes 0"
+        )
+    if stream.num_classes > data.classes > 0:
+        raise ValueError(
+            f"{data.shards} has labels up to {stream.num_classes - 1}, but --data.classes is "
+            f"{data.classes}: set it to {stream.num_classes}"
+        )
+    return stream
+
+
+def build_network(recipe: Recipe, role: Role) -> nn.Module:
+    """One player's network on the CPU, with the recipe's initial weights."""
+    player: PlayerConfig = getattr(recipe, role)
+    return build(
+        role,
+        player.network,
+        # The two networks of a family must not start from the same random numbers.
+        seed=2 * recipe.train.seed + (role == "discriminator"),
+        **network_arguments(recipe, role),
+    )
+
+
+def network_arguments(recipe: Recipe, role: Role) -> dict[str, Any]:
+    """What one player's network is constructed with."""
+    player: PlayerConfig = getattr(recipe, role)
+    data = recipe.data
+    sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
+    return {**sizes, **player.options}
+
+
+def latent_size(generator: nn.Module, name: str) -> int:
+    """The size of the latents that a generator takes; `ValueError` if it does not say."""
+    z_dim = getattr(generator, "z_dim", None)
+    if not isinstance(z_dim, int):
+        raise ValueError(f"--generator.network {name} must have an int attribute `z_dim`")
+    return z_dim
+
+
+def build_players(recipe: Recipe, world: World) -> Players:
+    """Both networks, spread over ranks as the recipe says, with optimizers, average and task."""
+    generator = build_network(recipe, "generator")
+    discriminator = build_network(recipe, "discriminator")
+    task = Synthesis(
+        loss=recipe.task.loss,
+        gamma=recipe.penalty.gamma,
+        z_dim=latent_size(generator, recipe.generator.network),
+        conditional=recipe.data.classes > 0,
+        # A network that does not say otherwise may couple the samples of a batch.
+        separate=getattr(discriminator, "couples_samples", True),
+        method=recipe.penalty.method,
+    )
+    strategy = recipe.parallel.strategy
+    players = Players(
+        average=Average(generator, world, strategy),
+        generator=_player("generator", recipe.generator, generator, world, strategy),
+        discriminator=_player(
+            "discriminator",
+            recipe.discriminator,
+            discriminator,
+            world,
+            strategy,
+            double_backward=task.has_penalty,
+        ),
+        half_life_kimg=recipe.average.half_life_kimg,
+        task=task,
+    )
+    _rehearse(players, recipe, world)
+    return players
+
+
+def _player(
+    role: Role,
+    config: PlayerConfig,
+    module: nn.Module,
+    world: World,
+    strategy: str,
+    double_backward: bool = False,
+) -> Player:
+    return Player(
+        role,
+        distribute(module, world, strategy, double_backward=double_backward),
+        learning_rate=config.learning_rate,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        epsilon=config.epsilon,
+    )
+
+
+def _rehearse(players: Players, recipe: Recipe, world: World) -> None:
+    """One sample through both networks, so that sizes which do not fit are named at the start."""
+    data = recipe.data
+    z = torch.zeros(1, players.task.z_dim, device=world.device, dtype=world.dtype)
+    label = torch.zeros(1, dtype=torch.int64, device=world.device) if data.classes else None
+    with players.average.network() as generator, world.autocast():
+        image = generator(z, label)
+    expected = (1, data.channels, data.resolution, data.resolution)
+    if tuple(image.shape) != expected:
+        raise ValueError(
+            f"--generator.network {recipe.generator.network} makes images "
+            f"{tuple(image.shape[1:])}, but --data.channels and --data.resolution ask for "
+            f"{expected[1:]}"
+        )
+    with players.discriminator.replica.frozen() as discriminator, torch.no_grad(), world.autocast():
+        discriminator.eval()
+        try:
+            logits = discriminator(image.to(world.dtype), label)
+        except RuntimeError as error:
+            raise ValueError(
+                f"--discriminator.network {recipe.discriminator.network} cannot judge images "
+                f"{expected[1:]}: {error}"
+            ) from error
+        discriminator.train()
+    if logits.shape[:1] != (1,):
+        raise ValueError(
+            f"--discriminator.network {recipe.discriminator.network} gives logits of shape "
+            f"{tuple(logits.shape)} for one image; they must be [N] or [N, ...]"
+        )
+
+
+def open_run(recipe: Recipe, world: World) -> Run:
+    """The run's directory, new or to be resumed, with the recipe written into it.
+
+    Raises:
+        ValueError: the directory holds another run, or any run though `--run.fresh` was given.
+    """
+    directory = recipe.directory
+    conflict = _conflict(recipe, directory) if world.is_first else None
+    if problem := world.gather(conflict)[0]:
+        raise ValueError(str(problem))
+    if world.is_first:
+        directory.mkdir(parents=True, exist_ok=True)
+        aside = directory / "recipe.tmp"
+        aside.write_text(
+            to_toml(replace(recipe, run=replace(recipe.run, dir=str(directory), fresh=False)))
+        )
+        aside.replace(directory / "recipe.toml")
+    return Run(
+        directory,
+        writes=world.is_first,
+        total=recipe.train.steps,
+        images_per_step=pace(recipe).images_per_step,
+    )
+
+
+def _conflict(recipe: Recipe, directory: Path) -> str | None:
+    saved = directory / "recipe.toml"
+    if not saved.exists():
+        return None
+    if recipe.run.fresh:
+        return (
+            f"{directory} already holds a run, and --run.fresh does not overwrite: "
+            "name another --run.dir, or delete it yourself"
+        )
+    if changed := differences(from_toml(saved), recipe):
+        return (
+            f"{directory} holds a run of another recipe; {', '.join(changed)} "
+            f"{'differs' if len(changed) == 1 else 'differ'}: go on with the saved one "
+            f"(`dgan train {directory}`) or name another --run.dir"
+        )
+    return None
+
+
+def pace(recipe: Recipe) -> Pace:
+    """What a step of the recipe consists of."""
+    plan = recipe.train
+    return Pace(
+        batch_size=plan.batch_size,
+        accumulation=plan.accumulation,
+        discriminator_updates=plan.discriminator_updates,
+        generator_updates=plan.generator_updates,
+        seed=plan.seed,
+    )
+
+
+def build_evaluator(
+    recipe: Recipe, stream: ShardStream, world: World, run: Run
+) -> Evaluator | None:
+    """What scores the averaged generator; None if the recipe does without."""
+    if recipe.evaluation.every < 0:
+        return None
+    features = find_features(
+        recipe.evaluation.features,
+        stream.dataset,
+        seed=recipe.train.seed,
+        cache=run.directory / "classifier.safetensors",
+        world=world,
+    )
+    run.say(f"evaluation features: {features.name}")
+    return Evaluator(
+        stream.dataset,
+        features,
+        samples=recipe.evaluation.samples,
+        batch_size=min(recipe.train.batch_size, 256),
+        seed=recipe.train.seed,
+        classes=recipe.data.classes,
+        world=world,
+    )
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A run's averaged generator, whole and on the CPU, and where it comes from."""
+
+    recipe: Recipe
+    network: nn.Module
+    z_dim: int
+    step: int
+
+
+def load_run(directory: Path, step: int | None = None) -> TrainedGenerator:
+    """The averaged generator of a run's newest checkpoint.
+
+    Args:
+        directory: of the run.
+        step: of another checkpoint than the newest.
+
+    Raises:
+        FileNotFoundError: there is no run, or no such checkpoint.
+    """
+    recipe = from_toml(directory / "recipe.toml")
+    found = {int(path.name[5:]): path for path in complete(directory / "checkpoints")}
+    if not found:
+        raise FileNotFoundError(f"{directory} has no checkpoint yet: `dgan train {directory}`")
+    step = max(found) if step is None else step
+    if step not in found:
+        raise FileNotFoundError(
+            f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, found))}"
+        )
+    generator = build_network(recipe, "generator")
+    if recipe.train.precision == "float64":
+        generator.double()
+    state = {f"average.{name}": tensor for name, tensor in generator.state_dict().items()}
+    load(found[step], state, distributed=False)
+    z_dim = latent_size(generator, recipe.generator.network)
+    return TrainedGenerator(recipe, generator.eval().requires_grad_(False), z_dim, step)

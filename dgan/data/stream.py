@@ -1,0 +1,264 @@
+"""Endless shuffled batches from shards, exactly the same samples at every world size.
+
+Every rank reads its rows of each global batch, by offset, straight from the tars. A stream is told
+by (seed, position), so it resumes with exactly the next batch, on any number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .dataset import Batch, ShardDataset
+from .order import Order
+from .reader import Reader, SkipLedger, Skipped
+
+STATE_VERSION = 1
+
+
+class _Pending(NamedTuple):
+    """A batch on its way: its buffers, and what fills them."""
+
+    batch: Batch
+    parts: list[Future[list[Skipped]]]
+
+
+class ShardStream:
+    """Shuffled batches without end; rank `r` of `world_size` yields its rows of each global batch.
+
+    Each item is a dict: `"__key__"` (list of n str), `"image"` (uint8 tensor `[n, C, H, W]`; of
+    pairs `"a"` and `"b"`), `"label"` (int64 tensor `[n]`, if there are labels) and a list for each
+    of the extra `fields`, where n = batch_size / world_size. An epoch shows each sample exactly
+    once; a batch may straddle two epochs, so that nothing is dropped. The order depends on the data
+    and `seed` alone: not on ranks, workers or batch size.
+
+    A sample that does not decode is replaced by another one (by rule: the same on every rank),
+    counted in `skipped` and told by `drain_skipped`.
+
+    Args:
+        shards: a brace or glob pattern, a path, a list of these, or an open `ShardDataset`.
+        batch_size: samples of one batch over all ranks.
+        seed: of the order and of the flips.
+        rank: which rows of each batch are read here.
+        world_size: into how many equal parts each batch is divided.
+        resolution: as in `ShardDataset`, like `channels`, `labels` and `fields`.
+        flip: mirror each sample, left to right, with probability ½, drawn by its position.
+        workers: threads that decode ahead; 0 decodes in the caller's.
+        prefetch: batches decoded ahead.
+        max_skipped: the stream stops when more than this fraction of the samples (but at least 10)
+            turned out damaged.
+
+    Raises:
+        FileNotFoundError: if a shard is missing.
+        ValueError: if an argument does not fit; the message says what would.
+    """
+
+    def __init__(
+        self,
+        shards: str | Path | Sequence[str | Path] | ShardDataset,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        resolution: int | None = None,
+        channels: int | None = None,
+        labels: bool | None = None,
+        fields: Sequence[str] = (),
+        flip: bool = False,
+        workers: int = 1,
+        prefetch: int = 2,
+        max_skipped: float = 0.01,
+    ) -> None:
+        _check_division(batch_size, rank, world_size)
+        if workers < 0 or prefetch < 1:
+            raise ValueError(f"workers ≥ 0 and prefetch ≥ 1, got {workers} and {prefetch}")
+        if not isinstance(shards, ShardDataset):
+            shards = ShardDataset(
+                shards, resolution=resolution, channels=channels, labels=labels, fields=fields
+            )
+        elif (resolution, channels, labels, tuple(fields)) != (None, None, None, ()):
+            raise ValueError(
+                "resolution, channels, labels and fields: ask the ShardDataset for them"
+            )
+        self.dataset = shards
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self._ledger = SkipLedger(len(shards), max_skipped)
+        self._reader = Reader(shards, Order(len(shards), seed), flip)
+        self._workers, self._prefetch = workers, prefetch
+        self._pool: ThreadPoolExecutor | None = None
+        self._queue: deque[_Pending] = deque()
+        self._position = self._submitted = 0
+        self._closed = False
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        if self._closed:
+            raise RuntimeError("this stream is closed")
+        try:
+            batch, skipped = self._read_here() if self._workers == 0 else self._read_ahead()
+            self._ledger.add(skipped)
+        except BaseException:
+            self._forget_prefetched()  # asked again, the same batch is tried again
+            raise
+        self._position += self.batch_size
+        return batch.as_dict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the workers and closes the files. `state_dict` still answers."""
+        self._closed = True
+        self._forget_prefetched()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+        self.dataset.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to go on after the last batch handed out; the same on every rank."""
+        return {
+            "version": STATE_VERSION,
+            "seed": self.seed,
+            "position": self._position,
+            "num_samples": self.num_samples,
+            "fingerprint": self.dataset.table.fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken, at any world size and batch size.
+
+        The state's seed is taken over: the order goes on, it does not begin anew.
+
+        Raises:
+            ValueError: if the state is of other data, or of a version that is not known.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"the stream's state has version {state.get('version')!r}; {STATE_VERSION} is known"
+            )
+        if state["fingerprint"] != self.dataset.table.fingerprint:
+            raise ValueError(
+                f"the state was taken on other shards: {state['num_samples']} samples, fingerprint "
+                f"{state['fingerprint']}; {self.dataset.table} has {self.num_samples} samples, "
+                f"fingerprint {self.dataset.table.fingerprint}. Open the same shards, or start a "
+                "new run"
+            )
+        self._forget_prefetched()
+        order = Order(self.num_samples, int(state["seed"]))
+        self._reader = Reader(self.dataset, order, self._reader.flip)
+        self._position = self._submitted = int(state["position"])
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """How often a sample was skipped on this rank, by reason; `.total()` of it is the sum."""
+        return self._ledger.reasons
+
+    def drain_skipped(self) -> list[Skipped]:
+        """(shard, key, reason) of what was skipped here since the last call: the latest 1,000."""
+        return self._ledger.drain()
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order and of the flips."""
+        return self._reader.order.seed
+
+    @property
+    def position(self) -> int:
+        """Samples handed out over all ranks since the run began."""
+        return self._position
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        return self._position / self.num_samples
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the shards: the length of an epoch."""
+        return len(self.dataset)
+
+    @property
+    def num_classes(self) -> int:
+        """The largest label and one; 0 without labels."""
+        return self.dataset.num_classes
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether batches have `"label"`."""
+        return self.dataset.has_labels
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images. Raises ValueError if they are not square."""
+        return self.dataset.resolution
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: 1 or 3."""
+        return self.dataset.channels
+
+    def _begin(self, position: int) -> tuple[Batch, NDArray[np.int64], int]:
+        """This rank's share of the batch at `position`: room, samples and its own position."""
+        n = self.batch_size // self.world_size
+        mine = position + self.rank * n
+        return Batch(n, self.dataset), self._reader.order.take(mine, n), mine
+
+    def _read_here(self) -> tuple[Batch, list[Skipped]]:
+        batch, samples, mine = self._begin(self._position)
+        return batch, self._reader.rows(batch, samples, mine, 0, len(samples))
+
+    def _read_ahead(self) -> tuple[Batch, list[Skipped]]:
+        while len(self._queue) <= self._prefetch:  # the one that is wanted now, and those ahead
+            self._queue.append(self._submit())
+        pending = self._queue.popleft()
+        return pending.batch, [skip for part in pending.parts for skip in part.result()]
+
+    def _submit(self) -> _Pending:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers, "dgan-data")
+        batch, samples, mine = self._begin(self._submitted)
+        self._submitted += self.batch_size
+        # One task a worker, not one a sample: a hand-over costs as much as decoding a small image.
+        n, tasks = len(samples), min(self._workers, len(samples))
+        parts = [
+            self._pool.submit(self._reader.rows, batch, samples, mine, begin, end)
+            for begin, end in pairwise(n * task // tasks for task in range(tasks + 1))
+        ]
+        return _Pending(batch, parts)
+
+    def _forget_prefetched(self) -> None:
+        for pending in self._queue:
+            for part in pending.parts:
+                part.cancel()
+        self._queue.clear()
+        self._submitted = self._position
+
+
+def _check_division(batch_size: int, rank: int, world_size: int) -> None:
+    if batch_size < 1 or world_size < 1:
+        raise ValueError(
+            f"batch_size and world_size must be at least 1, got {batch_size}, {world_size}"
+        )
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be from 0 to world_size - 1 = {world_size - 1}, got {rank}")
+    if batch_size % world_size:
+        below = batch_size // world_size * world_size
+        choices = f"{below} or {below + world_size}" if below else f"{world_size}"
+        raise ValueError(
+            f"batch_size {batch_size} (over all ranks) is not divisible by world_size "
+            f"{world_size}: {choices} would be"
+        )

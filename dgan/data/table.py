@@ -1,0 +1,187 @@
+"""All shards as one table: where each sample is, and the bytes of its fields."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .decode import DecodeError, decode_label, split_image_field
+from .index import ShardIndex, read_index
+
+_OPEN_FILES = 128  # a window of the order reads from about as many shards at once
+
+_Column = tuple[NDArray[np.int64], NDArray[np.int64]]  # offsets and sizes, [n] each; −1: absent
+
+
+class Table:
+    """The bytes of every sample of `shards`, numbered through; safe to read from many threads.
+
+    Args:
+        shards: the tars, in order.
+        fields: fields to be read beside images and `cls`.
+
+    Raises:
+        ValueError: if a shard is damaged, or they hold no sample, or neither image nor `fields`.
+    """
+
+    def __init__(self, shards: Sequence[Path], fields: Sequence[str]) -> None:
+        self.shards = list(shards)
+        indexes = [read_index(shard) for shard in shards]
+        self._starts: list[int] = np.cumsum([0, *map(len, indexes)]).tolist()
+        if not len(self):
+            raise ValueError(f"there is no sample in {self}")
+        found = dict.fromkeys(field for index in indexes for field in index.fields)
+        names = dict.fromkeys(name for field in found if (name := split_image_field(field)))
+        if not names and not fields:
+            raise ValueError(
+                f"no image in {self}: the fields are {', '.join(found)}; images are .png, .jpg, "
+                ".jpeg or .webp"
+            )
+        self.image_names = tuple(names)
+        self._sizes = [index.size for index in indexes]
+        self._keys = [index.keys for index in indexes]
+        self._labels = [index.labels for index in indexes]
+        self._columns = [_columns(index, self.image_names, fields) for index in indexes]
+        self._files = _Files(self.shards)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __str__(self) -> str:
+        more = len(self.shards) - 1
+        return f"{self.shards[0]}" + f" and {more} more" * bool(more)
+
+    def close(self) -> None:
+        """Closes the shards' files; they are opened again if they are needed again."""
+        self._files.close()
+
+    def key(self, i: int) -> str:
+        """The key of sample `i`, as it is in its shard."""
+        shard, row = self._locate(i)
+        return bytes(self._keys[shard][row]).decode("utf-8", "surrogateescape")
+
+    def shard_of(self, i: int) -> Path:
+        """The shard that holds sample `i`."""
+        return self.shards[self._locate(i)[0]]
+
+    def read(self, i: int, column: str) -> bytes:
+        """The bytes of an image (by its name), of `"cls"` or of a further field of sample `i`.
+
+        Raises:
+            DecodeError: if the sample has no such field, or the shard ends inside it.
+        """
+        shard, row = self._locate(i)
+        offsets, sizes = self._columns[shard][column]
+        offset, size = int(offsets[row]), int(sizes[row])
+        if offset < 0:
+            raise DecodeError(f"sample {self.key(i)!r} has no {column!r}", "missing field")
+        data = self._files.read(shard, size, offset)
+        if len(data) < size:
+            raise DecodeError(f"{self.shards[shard]} ends inside {self.key(i)!r}", "shard cut off")
+        return data
+
+    def label(self, i: int) -> int:
+        """The class of sample `i`, from the index if that holds it, else from the shard.
+
+        Raises:
+            DecodeError: if it has none, or it is no number.
+        """
+        shard, row = self._locate(i)
+        labels = self._labels[shard]
+        if labels is None or labels[row] < 0:
+            return decode_label(self.read(i, "cls"))
+        return int(labels[row])
+
+    def first_without(self, column: str) -> int | None:
+        """The first sample that has no such field; None if all have it."""
+        for start, columns in zip(self._starts, self._columns):
+            absent = columns[column][0] < 0
+            if absent.any():
+                return start + int(absent.argmax())
+        return None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the number of samples and of the shards' names and sizes: same data, or not.
+
+        Folders are left out of it: a data set may be moved between two runs.
+        """
+        lines = [f"{shard.name} {size}" for shard, size in zip(self.shards, self._sizes)]
+        return hashlib.sha256("\n".join([str(len(self)), *lines]).encode()).hexdigest()[:32]
+
+    def _locate(self, i: int) -> tuple[int, int]:
+        shard = bisect.bisect_right(self._starts, i) - 1
+        return shard, i - self._starts[shard]
+
+
+class _File:
+    """An open file that is closed when nobody refers to it: not under a thread that reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class _Files:
+    """The shards' files, opened when first read; the least recently used is closed."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._open: OrderedDict[int, _File] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[_Files], tuple[Sequence[Path]]]:
+        return _Files, (self._paths,)  # another process opens its own
+
+    def read(self, shard: int, size: int, offset: int) -> bytes:
+        with self._lock:
+            file = self._open.get(shard) or _File(self._paths[shard])
+            self._open[shard] = file
+            self._open.move_to_end(shard)
+            if len(self._open) > _OPEN_FILES:
+                self._open.popitem(last=False)
+        return os.pread(file.descriptor, size, offset)
+
+    def close(self) -> None:
+        with self._lock:
+            self._open.clear()
+
+
+def _columns(
+    index: ShardIndex, image_names: Sequence[str], fields: Sequence[str]
+) -> dict[str, _Column]:
+    """Offsets and sizes of each image name, of `cls` and of each further field."""
+    sources = {name: [] for name in image_names} | {name: [name] for name in ("cls", *fields)}
+    for name in index.fields:
+        if (image := split_image_field(name)) is not None:
+            sources[image].append(name)
+    return {name: _column(index, name, found) for name, found in sources.items()}
+
+
+def _column(index: ShardIndex, name: str, fields: Sequence[str]) -> _Column:
+    """Of each sample the one of `fields` that it has: some are .jpg, others .png."""
+    places = [index.fields.index(field) for field in fields if field in index.fields]
+    if not places:
+        absent = np.full(len(index), -1, np.int64)
+        return absent, absent
+    present = index.offsets[:, places] >= 0
+    several = present.sum(axis=1) > 1
+    if several.any():
+        raise ValueError(
+            f"{index.path}: sample {index.key(int(several.argmax()))!r} has several images for "
+            f"{name!r}: {', '.join(fields)}; name them apart, as in a.png and b.png"
+        )
+    rows, chosen = np.arange(len(index)), np.array(places)[present.argmax(axis=1)]
+    return index.offsets[rows, chosen], index.sizes[rows, chosen]

@@ -1,0 +1,66 @@
+"""Random numbers that depend on what they are for, never on which rank draws them.
+
+A draw is a function of (run seed, purpose, step, row of the global batch). Every rank computes the
+rows it needs and no other state exists: a run at another world size, or one that was resumed, sees
+the same latents at the same step.
+"""
+
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+    """A NumPy generator for one purpose; equal arguments give equal streams on every machine."""
+    return np.random.Generator(np.random.PCG64([seed, zlib.crc32(purpose.encode()), *counters]))
+
+
+def seed_of(seed: int, purpose: str, *counters: int) -> int:
+    """A seed of 63 bits for generators that take one number."""
+    return int(generator(seed, purpose, *counters).integers(2**63))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The random numbers of one update, for the rows of the global batch that this rank holds.
+
+    `purpose` says whose update it is; `update` tells several updates within a step apart.
+    """
+
+    seed: int
+    purpose: str
+    step: int
+    rows: range
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    update: int = 0
+
+    def normal(self, size: int) -> Tensor:
+        """Standard normal `[len(rows), size]`."""
+        stream = generator(self.seed, self.purpose, self.step, self.update)
+        # Row i is the same however many rows follow it: the stream is read in order.
+        table = stream.standard_normal((self.rows.stop, size), dtype=np.float32)
+        return torch.from_numpy(table[self.rows.start :]).to(self.device, self.dtype)
+
+    def part(self, index: int, parts: int) -> "Draws":
+        """The draws of micro-batch `index` of `parts` equal ones."""
+        size = len(self.rows) // parts
+        return replace(self, rows=self.rows[index * size : (index + 1) * size])
+
+
+def truncated_normal(rows: int, size: int, *, seed: int, purpose: str, truncation: float) -> Tensor:
+    """Standard normal `[rows, size]`, redrawn until every component is within ±`truncation`.
+
+    The truncation trick of BigGAN (Brock et al. 2019, section 3.1). `truncation = 0` means none.
+    Row i does not depend on how many rows are asked for.
+    """
+    latents = np.empty((rows, size), dtype=np.float32)
+    for row in range(rows):
+        stream = generator(seed, purpose, row)
+        latents[row] = stream.standard_normal(size, dtype=np.float32)
+        while truncation > 0 and (outside := np.abs(latents[row]) > truncation).any():
+            latents[row, outside] = stream.standard_normal(int(outside.sum()), dtype=np.float32)
+    return torch.from_numpy(latents)

@@ -1,0 +1,37 @@
+"""The sums of a metric over ranks; outside torch.distributed, a world of one."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed(group: dist.ProcessGroup | None = None) -> bool:
+    """Whether there is more than one rank in `group` (None: the default group) to sum over."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+
+
+def all_sum(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The sum of `values` over the ranks of `group`, as a new tensor on the same device."""
+    if not is_distributed(group):
+        return values.clone()
+    total = values.to(_wire(group), copy=True)
+    dist.all_reduce(total, group=group)
+    return total.to(values.device)
+
+
+def all_rows(values: list[int], group: dist.ProcessGroup | None = None) -> list[list[int]]:
+    """Every rank's `values`, one row a rank; each rank passes as many."""
+    if not is_distributed(group):
+        return [values]
+    mine = torch.tensor(values, dtype=torch.int64, device=_wire(group))
+    rows = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(rows, mine, group=group)
+    return [row.tolist() for row in rows]
+
+
+def _wire(group: dist.ProcessGroup | None) -> torch.device:
+    # NCCL carries CUDA tensors only; gloo carries both, and a rank that saw no sample has none on
+    # any device, so the backend decides and not the tensor.
+    if "nccl" in str(dist.get_backend(group)):
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

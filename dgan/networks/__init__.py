@@ -1,0 +1,71 @@
+"""Generators and discriminators, one family a file, and how to name them."""
+
+import difflib
+import importlib
+import inspect
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from dgan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from dgan.networks.mlp import MLPDiscriminator, MLPGenerator
+from dgan.networks.r3gan import R3GANDiscriminator, R3GANGenerator
+
+Role = Literal["generator", "discriminator"]
+
+FAMILIES: dict[str, dict[Role, type[nn.Module]]] = {
+    "dcgan": {"generator": DCGANGenerator, "discriminator": DCGANDiscriminator},
+    "mlp": {"generator": MLPGenerator, "discriminator": MLPDiscriminator},
+    "r3gan": {"generator": R3GANGenerator, "discriminator": R3GANDiscriminator},
+}
+
+
+def build(role: Role, network: str, *, seed: int, **arguments: Any) -> nn.Module:
+    """Construct a network on the CPU; equal seeds give equal weights on every rank.
+
+    Args:
+        role: which of a family's two networks is meant.
+        network: a family's name or an import path, `mypackage.models:MyNet`.
+        seed: of the initial weights; PyTorch's global generator is left as it was.
+        arguments: `resolution`, `channels`, `classes` and the network's own options.
+
+    Raises:
+        ValueError: there is no such network, or it does not take these arguments.
+    """
+    cls = _find(role, network)
+    parameters = inspect.signature(cls).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name in arguments:
+            if name not in parameters:
+                close = difflib.get_close_matches(name, parameters, n=1)
+                hint = (
+                    f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(parameters)}"
+                )
+                raise ValueError(f"--{role}.network {network} takes no {name!r}; {hint}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return cls(**arguments)
+        except TypeError as error:
+            raise ValueError(f"--{role}.network {network}: {error}") from error
+
+
+def _find(role: Role, network: str) -> type[nn.Module]:
+    if network in FAMILIES:
+        return FAMILIES[network][role]
+    if ":" not in network:
+        close = difflib.get_close_matches(network, FAMILIES, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(
+            f"--{role}.network {network!r} is no family; {hint}choose from {', '.join(FAMILIES)}, "
+            "or name a class by its import path, mypackage.models:MyNet"
+        )
+    module, _, name = network.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"--{role}.network {network!r} cannot be imported: {error}; "
+            "is its folder on PYTHONPATH?"
+        ) from error

@@ -1,0 +1,110 @@
+"""DCGAN (Radford et al. 2016): strided convolutions and batch normalisation."""
+
+import torch
+from torch import Tensor, nn
+
+from dgan.networks.layers import BatchNorm, BiasAct, Embedding, stages_of
+
+
+def _initialise(network: nn.Module) -> None:
+    """Weights from N(0, 0.02²), as in section 4 of the paper."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+
+
+class DCGANGenerator(nn.Module):
+    """Latents (and labels) to images in (−1, 1).
+
+    Args: as `R3GANGenerator`; `widths` are the channels at 4×4, 8×8, …, `resolution / 2`.
+    """
+
+    couples_samples = True  # batch normalisation
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: int,
+        classes: int = 0,
+        z_dim: int = 100,
+        widths: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.z_dim = z_dim
+        steps = stages_of(resolution, (*widths, channels), "DCGANGenerator")
+        self.embedding = Embedding(classes, z_dim) if classes else None
+        inputs = 2 * z_dim if classes else z_dim
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.ConvTranspose2d(inputs, widths[0], 4, bias=False),
+                    BatchNorm(widths[0]),
+                    nn.ReLU(),
+                )
+            ]
+        )
+        for before, after in steps[:-1]:
+            up = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+            self.stages.append(nn.Sequential(up, BatchNorm(after), nn.ReLU()))
+        self.to_image = nn.Sequential(
+            nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1), nn.Tanh()
+        )
+        _initialise(self)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The units in which to shard and to checkpoint."""
+        return list(self.stages)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents `[N, z_dim]`, labels int64 `[N]` → images `[N, C, H, W]`."""
+        x = z if self.embedding is None else torch.cat([z, self.embedding(labels)], dim=1)
+        x = x[:, :, None, None]
+        for stage in self.stages:
+            x = stage(x)
+        return self.to_image(x)
+
+
+class DCGANDiscriminator(nn.Module):
+    """Images (and labels, by projection) to logits; `widths` from 4×4 up to `resolution / 2`.
+
+    `normalize = False` leaves batch normalisation out, which gradient penalties ask for
+    (Gulrajani et al. 2017, section 4); samples are then judged one by one.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        channels: int,
+        classes: int = 0,
+        widths: tuple[int, ...],
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        self.couples_samples = normalize
+        steps = stages_of(resolution, (*widths, channels), "DCGANDiscriminator")[::-1]
+        self.stages = nn.ModuleList()
+        for index, (after, before) in enumerate(steps):
+            down = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
+            # The first layer is not normalised (section 3 of the paper).
+            norm = BatchNorm(after) if normalize and index else nn.Identity()
+            self.stages.append(nn.Sequential(down, norm, BiasAct(after)))
+        self.features = nn.Conv2d(widths[0], 1 if not classes else widths[0], 4)
+        self.embedding = Embedding(classes, widths[0]) if classes else None
+        _initialise(self)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The units in which to shard and to checkpoint."""
+        return list(self.stages)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images `[N, C, H, W]`, labels int64 `[N]` → logits `[N]`."""
+        for stage in self.stages:
+            x = stage(x)
+        x = self.features(x).flatten(1)
+        if self.embedding is None:
+            return x.squeeze(1)
+        return (x * self.embedding(labels)).sum(1)

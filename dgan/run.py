@@ -1,0 +1,194 @@
+"""A run's directory and what a person sees of it: log, metrics, progress, sample grids."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
+
+
+class StopSignal:
+    """Remembers that SIGINT or SIGTERM asked the run to end; the loop asks at a step's end."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def __enter__(self) -> Self:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+
+
+class Run:
+    """Everything that one writer writes; on ranks other than the first it writes nothing.
+
+    Args:
+        directory: of the run.
+        writes: whether this rank is the one.
+        total: steps of the whole run.
+        images_per_step: over all ranks.
+    """
+
+    def __init__(self, directory: Path, *, writes: bool, total: int, images_per_step: int) -> None:
+        self.directory = directory
+        self.writes = writes
+        self.total = total
+        self.images_per_step = images_per_step
+        self.console = Console(quiet=not writes, highlight=False, soft_wrap=True)
+        self.images_per_second = 0.0
+        self._board: SummaryWriter | None = None
+        self._progress: Progress | None = None
+        self._mark = (time.perf_counter(), 0)
+        if writes:
+            (directory / "samples").mkdir(parents=True, exist_ok=True)
+
+    def open(self, step: int) -> None:
+        """Begin to record at `step`: what was recorded after it comes again, so it is dropped."""
+        if not self.writes:
+            return
+        path = self.directory / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            aside = path.with_suffix(".tmp")
+            aside.write_text("".join(kept))
+            aside.replace(path)
+        self._board = SummaryWriter(str(self.directory / "tensorboard"), purge_step=step + 1)
+
+    def steps(self, start: int) -> Iterator[int]:
+        """The steps to do, 1-based; a bar on a terminal, nothing elsewhere."""
+        self._mark = (time.perf_counter(), start)
+        if not self.console.is_terminal or not self.writes:
+            yield from range(start + 1, self.total + 1)
+            return
+        columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.description}"), console=self.console) as progress:
+            self._progress = progress
+            task = progress.add_task("", total=self.total, completed=start)
+            for step in range(start + 1, self.total + 1):
+                yield step
+                progress.update(task, completed=step)
+        self._progress = None
+
+    def say(self, line: str) -> None:
+        """One line for the person who watches and for `log.txt`."""
+        if not self.writes:
+            return
+        self.console.print(line, markup=False)
+        with (self.directory / "log.txt").open("a") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    def record(self, step: int, values: dict[str, Any]) -> None:
+        """A line of `metrics.jsonl`, and TensorBoard's curves of what is a number."""
+        if not self.writes or self._board is None:
+            return
+        kimg = step * self.images_per_step / 1000
+        with (self.directory / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps({"step": step, "kimg": kimg, **values}) + "\n")
+        for key, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(key, value, step)
+        self._board.flush()
+
+    def status(self, step: int, values: dict[str, float]) -> None:
+        """Record the training's values and show the most telling of them."""
+        now = time.perf_counter()
+        before, step_before = self._mark
+        self._mark = (now, step)
+        speed = (step - step_before) * self.images_per_step / max(now - before, 1e-9)
+        self.images_per_second = speed
+        seconds_left = (self.total - step) * self.images_per_step / speed
+        self.record(step, {**values, "images_per_second": speed})
+        short = "  ".join(f"{key} {value:.4g}" for key, value in values.items() if _telling(key))
+        kimg = step * self.images_per_step / 1000
+        line = f"step {step}/{self.total}  kimg {kimg:.1f}  {speed:.0f} images/s  {short}"
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], description=line)
+            with (self.directory / "log.txt").open("a") as log:
+                log.write(line + "\n")
+        else:
+            self.say(f"{line}  left {_duration(seconds_left)}")
+
+    def grid(self, name: str, images: Tensor, columns: int) -> Path:
+        """Save uint8 images `[N, C, H, W]` under `samples/`, and show them in TensorBoard."""
+        path = self.directory / "samples" / f"{name}.png"
+        if self.writes:
+            picture = save_grid(images, path, columns)
+            if self._board is not None:
+                step = int(name[5:]) if name.startswith("step-") else 0
+                self._board.add_image("samples", picture, step, dataformats="HWC")
+        return path
+
+    def table(self, title: str, rows: dict[str, str]) -> None:
+        """Two columns for a person, at the end of something."""
+        table = Table(title=title, show_header=False, title_justify="left")
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for key, value in rows.items():
+            table.add_row(key, value)
+        self.console.print(table)
+
+    def history(self, key: str) -> list[tuple[int, float]]:
+        """The (step, value) pairs that were recorded under `key`."""
+        path = self.directory / "metrics.jsonl"
+        lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+        return [(line["step"], line[key]) for line in lines if key in line]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def save_grid(images: Tensor, path: Path, columns: int, *, enlarge: bool = True) -> np.ndarray:
+    """Write uint8 images `[N, C, H, W]` as one PNG, row by row.
+
+    `enlarge` repeats the pixels of small pictures, so that a person can see them.
+
+    Returns:
+        The picture, `[height, width, 3]`.
+    """
+    pixels = images.cpu().numpy().transpose(0, 2, 3, 1)
+    count, height, width, channels = pixels.shape
+    rows = math.ceil(count / columns)
+    sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
+    sheet[:count] = pixels if channels == 3 else np.repeat(pixels, 3, axis=3)
+    sheet = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    sheet = sheet.reshape(rows * height, columns * width, 3)
+    scale = max(1, 640 // max(sheet.shape[:2])) if enlarge else 1
+    sheet = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    Image.fromarray(sheet).save(aside, format="PNG")
+    aside.replace(path)
+    return sheet
+
+
+def _telling(key: str) -> bool:
+    return key.endswith(("/loss", "/penalty", "data/skipped"))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

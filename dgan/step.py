@@ -1,0 +1,242 @@
+"""One adversarial step: the discriminator's updates, the generator's, the average."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgan.draws import Draws, seed_of
+from dgan.parallel.replicas import Average, Replica
+from dgan.parallel.world import World
+from dgan.schedule import Cosine
+from dgan.tasks.synthesis import Synthesis
+
+Batch = dict[str, Any]
+Objective = Callable[..., dict[str, Tensor]]
+"""(player's network, opponent's network, batch, draws, images seen) → scalars, each a mean over
+the batch; `loss` is what is minimised."""
+
+
+class NonFinite(ArithmeticError):
+    """A loss or a gradient is NaN or infinite; the weights were not updated."""
+
+
+class Player:
+    """A network and its optimizer.
+
+    Args:
+        name: `generator` or `discriminator`; prefixes what is logged.
+        replica: the network, as the strategy holds it.
+        learning_rate: over images seen; `beta2` likewise.
+        beta1: Adam's first moment decay.
+        epsilon: Adam's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        replica: Replica,
+        *,
+        learning_rate: Cosine,
+        beta1: float,
+        beta2: Cosine,
+        epsilon: float,
+    ) -> None:
+        self.name = name
+        self.replica = replica
+        self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
+        self.optimizer = torch.optim.Adam(
+            replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon
+        )
+        # Filled now, so that a checkpoint has one form at every step.
+        for parameter in replica.trainable:
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+    def step(self, images_seen: int) -> None:
+        """Move the weights along the accumulated gradients, and forget these."""
+        group = self.optimizer.param_groups[0]
+        group["lr"] = self.learning_rate.at(images_seen)
+        group["betas"] = (self.beta1, self.beta2.at(images_seen))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, buffers and moments by name; loading writes into these tensors."""
+        tensors = {f"network.{k}": v for k, v in self.replica.module.state_dict().items()}
+        names = [n for n, p in self.replica.module.named_parameters() if p.requires_grad]
+        for name, parameter in zip(names, self.replica.trainable):
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = value
+        return {f"{self.name}.{key}": value for key, value in tensors.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Players:
+    """Both players, the average of the generator's weights, and the task that they play."""
+
+    generator: Player
+    discriminator: Player
+    average: Average
+    half_life_kimg: Cosine
+    """Of the average, in thousand images, over images seen."""
+    task: Synthesis
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor of the run by name; a checkpoint is read into these tensors."""
+        average = self.average.module.state_dict()
+        return {
+            **self.generator.state(),
+            **self.discriminator.state(),
+            **{f"average.{name}": tensor for name, tensor in average.items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """What a step consists of."""
+
+    batch_size: int
+    """Images of one update, over all ranks."""
+    accumulation: int
+    """Equal micro-batches of an update."""
+    discriminator_updates: int
+    generator_updates: int
+    seed: int
+
+    @property
+    def images_per_step(self) -> int:
+        """Real images that the discriminator sees in a step."""
+        return self.batch_size * self.discriminator_updates
+
+
+def adversarial_step(
+    players: Players, stream: Iterator[Batch], step: int, pace: Pace, world: World
+) -> dict[str, float]:
+    """Step `step` (from 1): each discriminator update takes a batch, the generator's the last one.
+
+    Returns:
+        What `update` returns, of both players; of several updates, of the last.
+
+    Raises:
+        NonFinite: on every rank; the weights are those before the update that failed.
+    """
+    discriminator, generator, task = players.discriminator, players.generator, players.task
+    images_seen = (step - 1) * pace.images_per_step
+    # Networks may draw by themselves (dropout): the same at this step after a resume.
+    torch.manual_seed(seed_of(pace.seed, "networks", step, world.rank))
+    metrics: dict[str, float] = {}
+    batch: Batch = {}
+    for index in range(pace.discriminator_updates):
+        batch = prepare(next(stream), world)
+        turn = Turn(task.discriminator_loss, batch, step, index, images_seen)
+        metrics |= update(discriminator, generator, turn, pace, world)
+    for index in range(pace.generator_updates):
+        turn = Turn(task.generator_loss, batch, step, index, images_seen)
+        metrics |= update(generator, discriminator, turn, pace, world)
+    half_life = 1000 * players.half_life_kimg.at(images_seen)
+    decay = 0.5 ** (pace.images_per_step / half_life) if half_life > 0 else 0.0
+    players.average.update(generator.replica, decay)
+    return metrics
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one update is about."""
+
+    objective: Objective
+    batch: Batch
+    """This rank's rows of the global batch, of `prepare`."""
+    step: int
+    index: int
+    """Counts the player's updates in this step."""
+    images_seen: int
+
+
+def update(
+    player: Player, opponent: Player, turn: Turn, pace: Pace, world: World
+) -> dict[str, float]:
+    """One optimizer step of `player` on the global batch.
+
+    Returns:
+        The objective's scalars and `gradient_norm`, over the global batch, named `player/key`.
+
+    Raises:
+        NonFinite: on every rank, before any weight has changed.
+    """
+    rows = pace.batch_size // world.size
+    draws = Draws(
+        seed=pace.seed,
+        purpose=player.name,
+        step=turn.step,
+        update=turn.index,
+        rows=range(world.rank * rows, (world.rank + 1) * rows),
+        device=world.device,
+        dtype=world.dtype,
+    )
+    sums: dict[str, Tensor] = {}
+    with opponent.replica.frozen() as fixed:
+        for index, micro_batch in enumerate(split(turn.batch, pace.accumulation)):
+            part = draws.part(index, pace.accumulation)
+            with player.replica.accumulate(last=index == pace.accumulation - 1):
+                with world.autocast():
+                    terms = turn.objective(
+                        player.replica, fixed, micro_batch, part, turn.images_seen
+                    )
+                (terms["loss"] / pace.accumulation).backward()
+            for key, value in terms.items():
+                sums[key] = sums.get(key, 0.0) + value.detach().double() / pace.accumulation
+    player.replica.finish_backward()
+    try:
+        means = _over_ranks(player, sums, turn.batch, world)
+    except NonFinite as error:
+        raise NonFinite(f"step {turn.step}: {error}") from None
+    player.step(turn.images_seen)
+    return {f"{player.name}/{key}": value for key, value in means.items()}
+
+
+def _over_ranks(
+    player: Player, sums: dict[str, Tensor], batch: Batch, world: World
+) -> dict[str, float]:
+    """Means over ranks and the gradient's norm, in one exchange that also finds bad numbers."""
+    squares = player.replica.squared_gradient_norm()
+    local = torch.stack([*(value / world.size for value in sums.values()), squares])
+    total = world.total(local.clone())
+    if not bool(total.isfinite().all()):
+        raise _non_finite(player, local, list(sums), batch, world)
+    *means, square = total.tolist()
+    return {**dict(zip(sums, means)), "gradient_norm": square**0.5}
+
+
+def _non_finite(
+    player: Player, local: Tensor, names: list[str], batch: Batch, world: World
+) -> NonFinite:
+    bad = [n for n, ok in zip([*names, "gradient"], local.isfinite().tolist()) if not ok]
+    reports = world.gather({"terms": bad, "keys": batch["__key__"]})
+    lines = [
+        f"rank {rank}: {', '.join(report['terms'])}; samples {', '.join(report['keys'])}"
+        for rank, report in enumerate(reports)
+        if report["terms"]
+    ]
+    return NonFinite(f"the {player.name}'s update is not finite\n" + "\n".join(lines))
+
+
+def prepare(batch: Batch, world: World) -> Batch:
+    """A batch of the stream on the device, images in [−1, 1] of the run's dtype."""
+    moved = {
+        key: value.to(world.device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
+    return {**moved, "image": moved["image"].to(world.dtype) / 127.5 - 1.0}
+
+
+def split(batch: Batch, parts: int) -> Iterator[Batch]:
+    """Equal consecutive parts of a batch, in order."""
+    size = len(batch["__key__"]) // parts
+    for start in range(0, parts * size, size):
+        yield {key: value[start : start + size] for key, value in batch.items()}

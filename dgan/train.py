@@ -1,0 +1,182 @@
+"""The training loop: read `train` from top to bottom."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+import dgan
+from dgan.build import build_evaluator, build_players, open_run, open_stream, pace
+from dgan.checkpoint import Checkpoints, load
+from dgan.config import Recipe, validate
+from dgan.data import ShardStream
+from dgan.draws import Draws
+from dgan.evaluation import Evaluator, to_uint8
+from dgan.parallel.world import World, launch
+from dgan.run import Run, StopSignal
+from dgan.step import Players, adversarial_step
+
+
+def train(recipe: Recipe) -> None:
+    """Train what `recipe` describes, from the start or from where its directory stopped.
+
+    Raises:
+        ValueError, FileNotFoundError: the recipe cannot be run as it is.
+        dgan.step.NonFinite: a loss or gradient was; the last checkpoint is usable.
+        OSError: a checkpoint could not be written; the one before it is usable.
+    """
+    validate(recipe)
+    plan = recipe.train
+    with (
+        launch(precision=plan.precision, deterministic=plan.deterministic) as world,
+        open_stream(recipe, world) as stream,
+        open_run(recipe, world) as run,
+        StopSignal() as stop,
+    ):
+        players = build_players(recipe, world)
+        folder = run.directory / "checkpoints"
+        checkpoints = Checkpoints(folder, keep=recipe.checkpoint.keep, world=world)
+        start = restore(checkpoints, players, stream, run)
+        run.open(start)
+        evaluator = build_evaluator(recipe, stream, world, run)
+        if start == 0:
+            run.grid("reals", first_images(stream, recipe.samples.count), grid_columns(recipe))
+            show(players, recipe, world, run, step=0)
+            evaluate(evaluator, players, run, step=0)
+
+        step = start
+        for step in run.steps(start):
+            metrics = adversarial_step(players, stream, step, pace(recipe), world)
+            last = step == plan.steps
+            if due(step, plan.log_every) or last:
+                run.status(step, metrics | skipped(stream, run, world))
+            if due(step, recipe.samples.every) or last:
+                show(players, recipe, world, run, step)
+            if due(step, recipe.evaluation.every) or last:
+                evaluate(evaluator, players, run, step)
+            stopping = world.any(stop.received is not None)
+            if due(step, recipe.checkpoint.every) or last or stopping:
+                facts = {"stream": stream.state_dict(), "dgan": dgan.__version__}
+                checkpoints.save(step, players.state(), facts)
+            checkpoints.poll()
+            if stopping:
+                break
+        checkpoints.wait()
+        summarise(run, checkpoints, step, stop.received)
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps happens now; 0 or less is never."""
+    return every > 0 and step % every == 0
+
+
+def restore(checkpoints: Checkpoints, players: Players, stream: ShardStream, run: Run) -> int:
+    """Load the newest checkpoint, if there is one; the step it was taken at, or 0."""
+    newest = checkpoints.latest()
+    if newest is None:
+        return 0
+    facts = load(newest, players.state(), distributed=True)
+    stream.load_state_dict(facts["stream"])
+    run.say(f"going on from {newest}")
+    return int(facts["step"])
+
+
+@torch.no_grad()
+def show(players: Players, recipe: Recipe, world: World, run: Run, step: int) -> None:
+    """A grid of samples from latents that stay the same; for conditional networks a row a class."""
+    columns = grid_columns(recipe)
+    count = min(recipe.samples.count, columns * (recipe.data.classes or recipe.samples.count))
+    draws = Draws(
+        seed=recipe.train.seed,
+        purpose="grid",
+        step=0,
+        rows=range(count),
+        device=world.device,
+        dtype=world.dtype,
+    )
+    labels = None
+    if recipe.data.classes:
+        labels = torch.arange(count, device=world.device) // columns
+    # Every rank makes all of them: a sharded network needs every rank in every call.
+    with players.average.network() as network, world.autocast():
+        images = network(draws.normal(players.task.z_dim), labels)
+    run.grid(f"step-{step:09d}", to_uint8(images), columns)
+
+
+def grid_columns(recipe: Recipe) -> int:
+    """How many samples stand in a row."""
+    count, classes = recipe.samples.count, recipe.data.classes
+    return max(1, count // classes) if classes else max(1, round(count**0.5))
+
+
+def first_images(stream: ShardStream, count: int) -> torch.Tensor:
+    """The first images of the shards, for comparison with the samples."""
+    return next(stream.dataset.batches(count, skip_corrupt=True))["image"]
+
+
+def evaluate(evaluator: Evaluator | None, players: Players, run: Run, step: int) -> None:
+    """Score the averaged generator, and record what came out."""
+    if evaluator is None:
+        return
+    with players.average.network() as network:
+        scores = evaluator(network, players.task.z_dim)
+    run.record(step, scores)
+    numbers = {key: value for key, value in scores.items() if isinstance(value, float)}
+    run.say(f"step {step}  " + "  ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
+
+
+def skipped(stream: ShardStream, run: Run, world: World) -> dict[str, float]:
+    """Samples left out on all ranks because they do not decode; their names go to the log."""
+    recent = [(skip.shard, skip.key, skip.reason) for skip in stream.drain_skipped()]
+    reports = world.gather((recent, stream.skipped.total()))
+    for rank, (names, _) in enumerate(reports):
+        for shard, key, reason in names:
+            run.say(f"skipped sample {key} of {shard} on rank {rank}: {reason}")
+    return {"data/skipped": float(sum(total for _, total in reports))}
+
+
+def summarise(run: Run, checkpoints: Checkpoints, step: int, stopped_by: str | None) -> None:
+    """The table that ends a run, and how to go on."""
+    newest = checkpoints.latest()
+    rows = {}
+    for key, name in (("fid", "FID"), ("coverage", "classes covered")):
+        if history := run.history(key):
+            (first, before), (last, after) = history[0], history[-1]
+            form = "{:.0%}" if key == "coverage" else "{:.2f}"
+            rows[name] = (
+                f"{form.format(before)} at step {first} → {form.format(after)} at step {last}"
+            )
+    if features := run.history("features"):
+        rows["FID's features"] = str(features[-1][1])
+    if speeds := [value for _, value in run.history("images_per_second")]:
+        rows["images per second"] = f"{sorted(speeds)[len(speeds) // 2]:.0f}"
+    if grids := sorted((run.directory / "samples").glob("step-*.png")):
+        rows["samples"] = str(grids[-1])
+    if newest is not None:
+        rows["checkpoint"] = str(newest)
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    command = (
+        f"{program('torchrun')} --nproc-per-node {ranks} -m dgan" if ranks else program("dgan")
+    )
+    rows["go on"] = f"{command} train {run.directory}"
+    if step >= run.total:
+        rows["go on"] += f" --train.steps {2 * run.total}"
+    rows["curves"] = f"{program('tensorboard')} --logdir {run.directory}"
+    title = (
+        f"{run.directory}: stopped by {stopped_by}, saved"
+        if stopped_by
+        else f"{run.directory}: done"
+    )
+    run.table(f"{title} at step {step} of {run.total}", rows)
+
+
+def program(name: str) -> str:
+    """How a person starts a program of this Python environment from here."""
+    beside = Path(sys.executable).parent / name
+    on_path = shutil.which(name)
+    is_active = on_path is not None and Path(on_path).parent == beside.parent
+    if is_active or not beside.exists():
+        return name
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)

@@ -1,0 +1,180 @@
+"""How a kernel launch becomes differentiable, on each of the three routes PyTorch has.
+
+No single registration is right everywhere (seen in torch 2.13): an ``autograd.Function`` inside a
+compiled function that differentiates loses terms silently, a ``custom_op`` loses forward-mode
+tangents when nothing requires grad, and the ``setup_context`` style that ``torch.func`` demands
+costs four times the CPU time of the ctx style. So a `Launch` has all three, and picks by context.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.library import CustomOpDef, custom_op
+
+Via = Callable[["Launch"], Callable[..., Any]]
+Gradients = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel launch with its derivative rules.
+
+    Every function below takes the launch's own arguments: ``tensors`` of them first (a tensor may
+    be None), then constants. A rule calls another launch as ``via(OTHER)(...)``, which keeps it on
+    the route it is called from, and so differentiable once more.
+
+    Args:
+        name: the operator's name under ``torch.ops.dgan_kernels``.
+        schema: its signature, in the language of ``torch.library``.
+        tensors: how many leading arguments are tensors.
+        outputs: for each output, the index of the argument whose shape, dtype and strides it has.
+        run: launches the kernels.
+        plain: the same in broadcasting PyTorch; serves ``vmap``, and compiled torch.func.
+        vjp: ``vjp(via, grads, *args)`` -> one gradient or None per tensor. Without it,
+            differentiating raises: a gradient that lacks a term is worse than none.
+        jvp: ``jvp(via, tangents, *args)`` -> the output's tangent; a tangent is None where zero.
+        order: which derivative of the operator this launch computes; for the error message.
+    """
+
+    name: str
+    schema: str
+    tensors: int
+    outputs: tuple[int, ...]
+    run: Callable[..., Any]
+    plain: Callable[..., Any]
+    vjp: Callable[..., Gradients] | None = None
+    jvp: Callable[..., Tensor] | None = None
+    order: int = 0
+    op: CustomOpDef = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Registered at import: a compiler that is already tracing cannot register operators.
+        object.__setattr__(self, "op", _custom_op(self))
+
+    def __call__(self, *args: Any) -> Any:
+        """Launch, on the route that this context calls for."""
+        transformed = torch._C._are_functorch_transforms_active()
+        if torch.compiler.is_compiling():
+            # A custom_op refuses torch.func and drops forward_ad's tangents; a compiler fuses plain
+            # PyTorch by itself.
+            plain = transformed or forward_ad._current_level >= 0
+            return self.plain(*args) if plain else self.op(*args)
+        return self.functional(*args) if transformed else self.eager(*args)
+
+    @cached_property
+    def eager(self) -> Callable[..., Any]:
+        """The ctx-style Function: the cheapest on the CPU."""
+        return _eager_function(self).apply
+
+    @cached_property
+    def functional(self) -> Callable[..., Any]:
+        """The setup_context Function, which grad, vjp, jvp and vmap of torch.func need."""
+        return _functional_function(self).apply
+
+    def split(self, args: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Return (tensors, constants)."""
+        return args[: self.tensors], args[self.tensors :]
+
+    def gradients(self, via: Via, grads: Sequence[Tensor], args: Sequence[Any]) -> Gradients:
+        """Return the vjp rule's answer, padded with None for the constants."""
+        if self.vjp is None:
+            raise NotImplementedError(
+                f"dgan_kernels::{self.name} computes derivative {self.order} of its operator, the "
+                f"highest its Triton kernels have; for a higher one, ask for backend='reference'"
+            )
+        return (*self.vjp(via, grads, *args), *[None] * (len(args) - self.tensors))
+
+    def tangent(self, via: Via, tangents: Sequence[Any], args: Sequence[Any]) -> Tensor:
+        """Return the jvp rule's answer."""
+        if self.jvp is None:
+            raise NotImplementedError(
+                f"dgan_kernels::{self.name} computes derivative {self.order} of its operator and "
+                f"has no forward-mode rule; for a higher order, ask for backend='reference'"
+            )
+        return self.jvp(via, tangents[: self.tensors], *args)
+
+
+def _custom_op(launch: Launch) -> CustomOpDef:
+    op = custom_op(
+        f"dgan_kernels::{launch.name}", launch.run, mutates_args=(), schema=launch.schema
+    )
+
+    def fake(*args: Any) -> Any:
+        outputs = tuple(torch.empty_like(args[i]) for i in launch.outputs)
+        return outputs[0] if len(launch.outputs) == 1 else outputs
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors, ctx.constants = launch.split(inputs)
+        ctx.save_for_backward(*tensors)
+
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
+        return launch.gradients(attrgetter("op"), grads, (*ctx.saved_tensors, *ctx.constants))
+
+    op.register_fake(fake)
+    op.register_autograd(backward, setup_context=setup_context)
+    return op
+
+
+def _eager_function(launch: Launch) -> type[torch.autograd.Function]:
+    via = attrgetter("eager")
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            tensors, ctx.constants = launch.split(args)
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
+            return launch.run(*args)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Gradients:
+            return launch.gradients(via, grads, (*ctx.saved_tensors, *ctx.constants))
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Tensor:
+            return launch.tangent(via, tangents, (*ctx.saved_tensors, *ctx.constants))
+
+    Eager.__name__ = launch.name
+    return Eager
+
+
+def _functional_function(launch: Launch) -> type[torch.autograd.Function]:
+    via = attrgetter("functional")
+
+    class Functional(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return launch.run(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            tensors, ctx.constants = launch.split(inputs)
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Gradients:
+            return launch.gradients(via, grads, (*ctx.saved_tensors, *ctx.constants))
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Tensor:
+            return launch.tangent(via, tangents, (*ctx.saved_tensors, *ctx.constants))
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+            tensors, constants = launch.split(args)
+            # The batch goes first, where plain PyTorch broadcasts the tensors that lack it.
+            batched = [
+                t if t is None or d is None else t.movedim(d, 0) for t, d in zip(tensors, in_dims)
+            ]
+            outputs = launch.plain(*batched, *constants)
+            return outputs, 0 if isinstance(outputs, Tensor) else (0,) * len(outputs)
+
+    Functional.__name__ = launch.name
+    return Functional

@@ -1,0 +1,87 @@
+"""What every operator asks of its arguments, and where its tensors can run."""
+
+import difflib
+import importlib.util
+import os
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+"""Whether Triton kernels run on CPU tensors; decided once, as Triton decides it at decoration."""
+
+TRITON = (
+    INTERPRETED or torch.version.cuda is not None or torch.version.hip is not None
+) and importlib.util.find_spec("triton") is not None
+"""Whether to load the Triton kernels. A CPU build of PyTorch never pays for the import."""
+
+KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+DTYPES = (*KERNEL_DTYPES, torch.float64)
+
+_BACKENDS = (None, "triton", "reference")
+
+
+def check_choice(name: str, value: object, choices: Mapping[str, object]) -> None:
+    """Raise unless ``value`` is one of ``choices``; the message names the nearest."""
+    if value in choices:
+        return
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"{name}={value!r}: {hint}accepted: {', '.join(choices)}")
+
+
+def check_input(name: str, x: Tensor) -> None:
+    """Raise unless ``x`` has a supported dtype and at least two dimensions."""
+    if x.dtype not in DTYPES:
+        accepted = ", ".join(str(d) for d in DTYPES)
+        raise ValueError(f"{name} has dtype {x.dtype}; accepted: {accepted}")
+    if x.ndim < 2:
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}; accepted: [N, C] or [N, C, *spatial], two or more "
+            f"dimensions"
+        )
+
+
+def check_vector(name: str, vector: Tensor, x: Tensor, dim: int) -> None:
+    """Raise unless ``vector`` is [C] for dimension ``dim`` of x, of x's dtype and device."""
+    if vector.shape != x.shape[dim : dim + 1 or None]:
+        raise ValueError(
+            f"{name} has shape {tuple(vector.shape)}; accepted: [{x.shape[dim]}], the size of "
+            f"dimension {dim} of x, which has shape {tuple(x.shape)}"
+        )
+    if vector.dtype != x.dtype:
+        raise ValueError(
+            f"{name} has dtype {vector.dtype}; accepted: {x.dtype}, that of x: pass "
+            f"{name}.to(x.dtype)"
+        )
+    if vector.device != x.device:
+        raise ValueError(f"{name} is on {vector.device}; accepted: {x.device}, where x is")
+
+
+def runs_triton(x: Tensor, backend: str | None) -> bool:
+    """Return whether Triton serves ``x``; raise where it was asked for and cannot."""
+    if backend == "reference":
+        return False
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend={backend!r}; accepted: None, 'triton', 'reference'")
+    if backend is None and not TRITON:
+        return False
+    obstacle = _obstacle(x)
+    if obstacle and backend == "triton":
+        raise ValueError(f"backend='triton': {obstacle}; accepted: backend=None or 'reference'")
+    return obstacle is None
+
+
+def _obstacle(x: Tensor) -> str | None:
+    if not (x.is_cuda or (INTERPRETED and x.device.type == "cpu")):
+        return f"x is on {x.device}, and kernels run on a GPU, or anywhere if TRITON_INTERPRET=1"
+    if not TRITON:
+        return "triton is not installed"
+    if x.dtype not in KERNEL_DTYPES:
+        return f"x has dtype {x.dtype}, and kernels compute in float32"
+    # A subclass (a DTensor, a FakeTensor) is not the memory that a kernel would be pointed at.
+    if type(x) is not Tensor and type(x) is not Parameter:
+        return f"x is a {type(x).__name__}, and kernels take plain tensors"
+    return None

@@ -1,0 +1,105 @@
+import io
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+from shard_helpers import png
+
+from dgan.data import decode
+from dgan.data.decode import DecodeError, decode_field, decode_image, decode_label, open_image
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def encode(image: Image.Image, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_lossless_images_come_back_as_they_were(format, options):
+    data = encode(Image.fromarray(PIXELS), format, **options)
+    image = decode_image(data, (3, 6, 5), key="k")
+    assert image.dtype == np.uint8
+    assert (image == PIXELS.transpose(2, 0, 1)).all()
+
+
+def test_jpeg_and_conversions():
+    grey = Image.fromarray(np.full((6, 5), 77, np.uint8))
+    assert (decode_image(encode(grey, "JPEG"), (3, 6, 5), key="k") == 77).all()
+    assert decode_image(encode(Image.fromarray(PIXELS), "JPEG"), (1, 6, 5), key="k").shape == (
+        1,
+        6,
+        5,
+    )
+    transparent = Image.fromarray(np.dstack([PIXELS, np.zeros((6, 5), np.uint8)]))
+    decoded = decode_image(encode(transparent, "PNG"), (3, 6, 5), key="k")
+    assert (decoded == PIXELS.transpose(2, 0, 1)).all()
+
+
+def test_16_bit_grey_keeps_its_upper_byte():
+    deep = Image.fromarray(np.full((4, 4), 0x1234, np.uint16))
+    assert (decode_image(encode(deep, "PNG"), (1, 4, 4), key="k") == 0x12).all()
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(50)])
+def test_what_is_no_image_is_refused(data):
+    with pytest.raises(DecodeError, match="not a readable"):
+        decode_image(data, (1, 4, 4), key="k")
+
+
+def test_a_truncated_image_is_refused():
+    data = encode(Image.fromarray(PIXELS), "PNG")
+    with pytest.raises(DecodeError):
+        decode_image(data[:-40], (3, 6, 5), key="k")
+
+
+def test_a_decompression_bomb_is_refused_before_its_pixels_are(monkeypatch):
+    data = png(np.zeros((20, 20)))
+    monkeypatch.setattr(decode, "MAX_PIXELS", 399)
+    with pytest.raises(DecodeError, match="more than the limit") as error:
+        open_image(data)
+    assert error.value.reason == "too many pixels"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DecodeError, match="bomb"):
+        open_image(data)
+
+
+def test_labels_are_numbers_and_nothing_else():
+    assert decode_label(b"12\n") == 12
+    for bad in (b"cat", b"", b"-1", b"1.5", b"99999999999"):
+        with pytest.raises(DecodeError):
+            decode_label(bad)
+
+
+def test_other_fields():
+    array = io.BytesIO()
+    np.save(array, np.arange(4))
+    assert decode_field("npy", array.getvalue()).tolist() == [0, 1, 2, 3]
+    assert decode_field("txt", "γ".encode()) == "γ"
+    assert decode_field("meta.json", b'{"a": 1}') == {"a": 1}
+    for field, data in (("json", b"{"), ("txt", b"\xff"), ("npy", b"no")):
+        with pytest.raises(DecodeError):
+            decode_field(field, data)
+
+
+def test_pickles_are_never_read(tmp_path):
+    canary = tmp_path / "canary"
+    objects = io.BytesIO()
+    np.save(objects, np.array([Touch(str(canary))], object), allow_pickle=True)
+    with pytest.raises(DecodeError):
+        decode_field("npy", objects.getvalue())
+    for field in ("pyd", "pickle", "pkl", "pth"):
+        with pytest.raises(ValueError, match="no decoder"):
+            decode_field(field, pickle.dumps(Touch(str(canary))))
+    assert not canary.exists()
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from dgan.data.order import Order, flips
+
+
+@pytest.mark.parametrize(
+    ("n", "block", "window", "full"),
+    [(1, 3, 2, 0), (7, 3, 2, 0), (1000, 7, 5, 0), (1001, 7, 5, 0), (5000, 64, 64, 65536)],
+)
+def test_each_epoch_shows_each_sample_exactly_once(n, block, window, full):
+    order = Order(n, 3, block=block, window=window, full=full)
+    stream = order.take(0, 3 * n).reshape(3, n)
+    assert (np.sort(stream, axis=1) == np.arange(n)).all()
+    assert n < 10 or (stream[0] != stream[1]).any()
+
+
+def test_any_position_can_be_asked_for_alone():
+    walked = Order(1001, 5, block=7, window=5, full=0).take(0, 3003)
+    jumping = Order(1001, 5, block=7, window=5, full=0)
+    for position in np.random.default_rng(0).integers(0, 3003, 200).tolist():
+        assert jumping.index(position) == walked[position]
+    assert (jumping.take(990, 500) == walked[990:1490]).all()
+
+
+def test_seeds_and_epochs_differ():
+    assert (Order(100, 0).take(0, 100) != Order(100, 1).take(0, 100)).any()
+    assert (Order(100, 0).take(0, 100) != Order(100, 0).take(100, 100)).any()
+
+
+def test_large_sets_are_mixed_over_all_shards():
+    n, batch = 200_000, 256  # 200 shards of 1,000
+    samples = Order(n).take(0, 40 * batch)
+    shards = samples.reshape(40, batch) // 1000
+    assert np.mean([len(set(row)) for row in shards.tolist()]) > 45  # of 64 blocks in a window
+    assert abs(np.corrcoef(samples[1:], samples[:-1])[0, 1]) < 0.05
+
+
+def test_replacements_are_drawn_by_rule():
+    order = Order(1000, 1)
+    drawn = [order.replacement(5, attempt) for attempt in range(1, 6)]
+    assert drawn == [Order(1000, 1).replacement(5, attempt) for attempt in range(1, 6)]
+    assert len(set(drawn)) > 1
+    assert order.replacement(6, 1) != drawn[0]
+
+
+def test_flips_are_a_fair_coin_of_seed_and_position():
+    positions = np.arange(100_000)
+    coin = flips(0, positions)
+    assert abs(coin.mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(coin[1:], coin[:-1])[0, 1]) < 0.01
+    assert (flips(0, positions[500:700]) == coin[500:700]).all()
+    assert (flips(1, positions) != coin).any()
+
+
+@pytest.mark.parametrize("bad", [{"n": 0}, {"n": 5, "seed": -1}, {"n": 5, "block": 0}])
+def test_impossible_orders_are_refused(bad):
+    with pytest.raises(ValueError, match="at least"):
+        Order(**bad)
