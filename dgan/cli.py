@@ -220,11 +220,11 @@ def export(run: Given[Path], out: Given[Path], /, *, step: int | None = None) ->
 
     trained = load_run(run, step)
     save_generator(
-        generator,
+        trained.network,
         out,
-        network=recipe.generator.network,
-        arguments=network_arguments(recipe, "generator"),
-        facts={"step": trained.step, "recipe": recipe.name, "dgan": dgan.__version__},
+        network=trained.recipe.generator.network,
+        arguments=network_arguments(trained.recipe, "generator"),
+        facts={"step": trained.step, "recipe": trained.recipe.name, "dgan": dgan.__version__},
     )
     print(f"the generator of step {trained.step} is in {out}")
 

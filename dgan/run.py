@@ -17,6 +17,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+GAP_COLOUR = (70, 70, 90)
+"""Between the pictures of a grid: neither black nor white, which images of digits are full of."""
+
 
 class StopSignal:
     """Remembers that SIGINT or SIGTERM asked the run to end; the loop asks at a step's end."""
@@ -171,11 +174,13 @@ def save_grid(images: Tensor, path: Path, columns: int, *, enlarge: bool = True)
     pixels = images.cpu().numpy().transpose(0, 2, 3, 1)
     count, height, width, channels = pixels.shape
     rows = math.ceil(count / columns)
-    sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
-    sheet[:count] = pixels if channels == 3 else np.repeat(pixels, 3, axis=3)
-    sheet = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    sheet = sheet.reshape(rows * height, columns * width, 3)
-    scale = max(1, 640 // max(sheet.shape[:2])) if enlarge else 1
+    gap = 0 if count == 1 else 1 if width < 32 else 2
+    cells = np.full((rows * columns, height + gap, width + gap, 3), GAP_COLOUR, np.uint8)
+    cells[:, :height, :width] = 0
+    cells[:count, :height, :width] = pixels if channels == 3 else pixels.repeat(3, axis=3)
+    sheet = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    sheet = sheet.reshape(rows * (height + gap), columns * (width + gap), 3)
+    scale = max(1, 720 // max(sheet.shape[:2])) if enlarge else 1
     sheet = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".tmp")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 _EPOCH, _WINDOW, _REPLACEMENT, _FLIP = range(4)
 
 BLOCK = 64
-WINDOW = 64  # 64 · 64 = 4,096 samples mixed at once; beyond 1,600 it is close to a full permutation
+WINDOW = 256  # 256 · 64 = 16,384 samples are mixed at once, from about as many shards as blocks
 FULL = 65_536
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .decode import DecodeError, decode_label, split_image_field
 from .index import ShardIndex, read_index
 
-_OPEN_FILES = 128  # a window of the order reads from about as many shards at once
+_OPEN_FILES = 256  # a window of the order reads from about as many shards at once
 
 _Column = tuple[NDArray[np.int64], NDArray[np.int64]]  # offsets and sizes, [n] each; −1: absent
 

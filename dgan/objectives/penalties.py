@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-
 Method = Literal["auto", "double"]
 
 

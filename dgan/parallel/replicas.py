@@ -4,6 +4,7 @@ The training loop sees these methods only, and does not change with the strategy
 """
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -74,7 +75,10 @@ class DDPReplica(Replica):
     def __init__(self, module: nn.Module, world: World) -> None:
         super().__init__(module, world)
         # Statistics are shared inside BatchNorm: buffers agree without a broadcast.
-        self.wrapped = DistributedDataParallel(module, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # torch 2.13 renames the argument, torch 2.11 does not know the new name.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.wrapped = DistributedDataParallel(module, broadcast_buffers=False)
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
         """The network in its own phase: a backward through this call fills `.grad`."""

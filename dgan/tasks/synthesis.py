@@ -44,7 +44,7 @@ class Synthesis:
         self.z_dim = z_dim
         self.conditional = conditional
         self.separate = separate
-        self.method = method
+        self.method: Method = method
 
     @property
     def has_penalty(self) -> bool:

@@ -12,7 +12,8 @@ def test_each_epoch_shows_each_sample_exactly_once(n, block, window, full):
     order = Order(n, 3, block=block, window=window, full=full)
     stream = order.take(0, 3 * n).reshape(3, n)
     assert (np.sort(stream, axis=1) == np.arange(n)).all()
-    assert n < 10 or (stream[0] != stream[1]).any()
+    # Another order in each epoch, and not the same one turned round.
+    assert n < 10 or len(np.unique((stream[0] - stream[1]) % n)) > n // 3
 
 
 def test_any_position_can_be_asked_for_alone():
@@ -32,7 +33,7 @@ def test_large_sets_are_mixed_over_all_shards():
     n, batch = 200_000, 256  # 200 shards of 1,000
     samples = Order(n).take(0, 40 * batch)
     shards = samples.reshape(40, batch) // 1000
-    assert np.mean([len(set(row)) for row in shards.tolist()]) > 45  # of 64 blocks in a window
+    assert np.mean([len(set(row)) for row in shards.tolist()]) > 90  # 144 if drawn at random
     assert abs(np.corrcoef(samples[1:], samples[:-1])[0, 1]) < 0.05
 
 

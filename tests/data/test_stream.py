@@ -218,6 +218,21 @@ def test_an_image_of_another_size_names_key_sizes_and_remedy(tmp_path, workers):
         next(stream)
 
 
+def test_after_an_error_the_same_batch_is_tried_again(tmp_path):
+    members = [(f"{i}.png", numbered(i)) for i in range(9)]
+    shard = write_tar(tmp_path / "x.tar", [*members, ("odd.png", png(np.zeros((6, 7))))])
+    with ShardStream(shard, batch_size=2, workers=1, prefetch=3) as stream:
+        for _ in range(5):
+            before = stream.position
+            try:
+                next(stream)
+            except SizeMismatchError:
+                break
+        with pytest.raises(SizeMismatchError):
+            next(stream)
+        assert stream.position == before
+
+
 def test_a_shard_that_shrinks_under_the_stream_is_noticed(tmp_path):
     shards = write_shards(tmp_path, [400])
     with ShardStream(shards, batch_size=400, max_skipped=0.9) as stream:

@@ -1,0 +1,82 @@
+"""The same recipe gives the same weights whatever the strategy and the number of ranks."""
+
+from typing import Any
+
+import pytest
+import torch
+from ranks import run_ranks
+from tiny import tiny
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from dgan.build import build_players, open_stream, pace
+from dgan.config import Recipe
+from dgan.parallel.world import World, launch
+from dgan.step import adversarial_step
+
+STEPS = 8
+CASES: dict[str, dict[str, Any]] = {
+    "relativistic": {},
+    "accumulated": {"train__accumulation": 2, "train__discriminator_updates": 2},
+    "batch_norm": {"family": "dcgan", "task__loss": "non_saturating"},
+    "unconditional_hinge": {"family": "mlp", "task__loss": "hinge", "data__classes": 0},
+}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def trained(recipe: Recipe, world: World) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Every tensor of the run after some steps, gathered, and the last step's metrics."""
+    with open_stream(recipe, world) as stream:
+        players = build_players(recipe, world)
+        metrics = {}
+        for step in range(1, STEPS + 1):
+            metrics = adversarial_step(players, stream, step, pace(recipe), world)
+        return {name: whole(tensor) for name, tensor in players.state().items()}, metrics
+
+
+def recipes(digits: str, strategy: str) -> list[Recipe]:
+    return [tiny(digits, "", parallel__strategy=strategy, **changes) for changes in CASES.values()]
+
+
+def train_all(recipes: list[Recipe]) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
+    with launch(precision="float64") as world:
+        return [trained(recipe, world) for recipe in recipes]
+
+
+@pytest.fixture(scope="module")
+def reference(digits: str) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
+    return train_all(recipes(digits, "single"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "size"),
+    [("ddp", 1), ("ddp", 2), ("ddp", 4), ("fsdp", 1), ("fsdp", 2), ("fsdp", 4)],
+)
+def test_weights_and_metrics_equal_one_process(
+    strategy: str, size: int, digits: str, reference: list[Any]
+) -> None:
+    for results in run_ranks(size, train_all, recipes(digits, strategy)):
+        for case, (state, metrics), (expected, numbers) in zip(CASES, results, reference):
+            assert state.keys() == expected.keys()
+            for name, tensor in expected.items():
+                error = (state[name] - tensor).abs().max().item()
+                assert error <= 1e-9 * max(1.0, tensor.abs().max().item()), (case, name)
+            assert metrics == pytest.approx(numbers, rel=1e-9, abs=1e-12), case
+
+
+def test_the_steps_move_every_weight(
+    digits: str, reference: list[tuple[dict[str, Tensor], dict[str, float]]]
+) -> None:
+    """A comparison of weights that never moved would prove nothing."""
+    for recipe, (state, metrics) in zip(recipes(digits, "single"), reference):
+        with launch(precision="float64") as world:
+            start = build_players(recipe, world).state()
+        for name, tensor in state.items():
+            # Where real and fake count alike, the last bias has no gradient.
+            if "network" in name and not name.endswith("head.bias"):
+                assert not torch.equal(tensor, start[name]), name
+        assert metrics["discriminator/penalty"] > 0
+        assert metrics["discriminator/gradient_norm"] > 0
