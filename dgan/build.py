@@ -191,6 +191,7 @@ def open_run(recipe: Recipe, world: World) -> Run:
         writes=world.is_first,
         total=recipe.train.steps,
         images_per_step=pace(recipe).images_per_step,
+        wandb=recipe.run.wandb,
     )
 
 

@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +14,7 @@ from dgan import recipes
 from dgan.config import Recipe, nearest
 
 Given = tyro.conf.Positional
+SWITCHES = ("--run.fresh", "--train.deterministic", "--data.flip")
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -25,14 +28,39 @@ def train(arguments: Sequence[str]) -> None:
     name, *overrides = arguments
     recipe = tyro.cli(
         Recipe,
-        default=recipes.find(name),
-        args=overrides,
+        default=_exchange_networks(recipes.find(name), overrides),
+        args=_spell_out(overrides),
         prog=f"dgan train {name}",
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     )
     from dgan.train import train as run
 
     run(recipe)
+
+
+def _spell_out(overrides: Sequence[str]) -> list[str]:
+    """A switch that stands alone, such as `--run.fresh`, means True."""
+    spelled: list[str] = []
+    for word, following in zip(overrides, [*overrides[1:], "--"]):
+        spelled.append(word)
+        if word in SWITCHES and following.startswith("--"):
+            spelled.append("True")
+    return spelled
+
+
+def _exchange_networks(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A network named on the command line brings its own options, not those of the recipe's."""
+    for role in ("generator", "discriminator"):
+        flag = f"--{role}.network"
+        named = [v.partition("=")[2] for v in overrides if v.startswith(flag + "=")]
+        named += [value for key, value in pairwise(overrides) if key == flag]
+        player = getattr(recipe, role)
+        if named and named[-1] != player.network:
+            from dgan.networks import default_options
+
+            options = default_options(role, named[-1])
+            recipe = replace(recipe, **{role: replace(player, network=named[-1], options=options)})
+    return recipe
 
 
 def list_recipes() -> None:
@@ -263,6 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rank = os.environ.get("RANK", "0")
         print(f"dgan: error: {error}" + ("" if rank == "0" else f" [rank {rank}]"), file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("dgan: interrupted; what was saved before is intact", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _usage() -> str:

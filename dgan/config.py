@@ -135,6 +135,8 @@ class Run:
     """Empty: `runs/<name>`. A directory that holds a run of the same recipe is resumed."""
     fresh: bool = False
     """Start anew; refuses a directory that already holds a run."""
+    wandb: str = ""
+    """Project of Weights & Biases that gets the curves too (extra `wandb`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,13 +131,14 @@ def find(name: str) -> Recipe:
     module, separator, function = name.partition(":")
     if not separator:
         raise ValueError(
-            f"there is no recipe {name!r}; {nearest(name, list(RECIPES))} A recipe is one of "
-            "`dgan recipes`, an import path mypackage.recipes:mine, or a run's recipe.toml"
+            f"there is no recipe {name!r} (one of `dgan recipes`, an import path "
+            f"mypackage.recipes:mine, or a run's recipe.toml); {nearest(name, list(RECIPES))}"
         )
     try:
-        recipe = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, TypeError) as error:  # TypeError: a relative path
         raise ValueError(f"the recipe {name!r} cannot be imported: {error}") from error
+    recipe = make()
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{name} returned {type(recipe).__name__}, not a dgan.config.Recipe")
     return recipe

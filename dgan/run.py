@@ -5,6 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -12,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -48,13 +49,17 @@ class Run:
         writes: whether this rank is the one.
         total: steps of the whole run.
         images_per_step: over all ranks.
+        wandb: project of Weights & Biases that gets the curves too; empty for none.
     """
 
-    def __init__(self, directory: Path, *, writes: bool, total: int, images_per_step: int) -> None:
+    def __init__(
+        self, directory: Path, *, writes: bool, total: int, images_per_step: int, wandb: str = ""
+    ) -> None:
         self.directory = directory
         self.writes = writes
         self.total = total
         self.images_per_step = images_per_step
+        self.wandb = wandb
         self.console = Console(quiet=not writes, highlight=False, soft_wrap=True)
         self.images_per_second = 0.0
         self._board: SummaryWriter | None = None
@@ -67,13 +72,12 @@ class Run:
         """Begin to record at `step`: what was recorded after it comes again, so it is dropped."""
         if not self.writes:
             return
-        path = self.directory / "metrics.jsonl"
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            aside = path.with_suffix(".tmp")
-            aside.write_text("".join(kept))
-            aside.replace(path)
+        kept = [record for record in self._records() if record["step"] <= step]
+        aside = self.directory / "metrics.tmp"
+        aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        aside.replace(self.directory / "metrics.jsonl")
+        if self.wandb:
+            _start_wandb(self.wandb, self.directory)
         self._board = SummaryWriter(str(self.directory / "tensorboard"), purge_step=step + 1)
 
     def steps(self, start: int) -> Iterator[int]:
@@ -82,7 +86,7 @@ class Run:
         if not self.console.is_terminal or not self.writes:
             yield from range(start + 1, self.total + 1)
             return
-        columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+        columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, TextColumn("{task.description}"), console=self.console) as progress:
             self._progress = progress
             task = progress.add_task("", total=self.total, completed=start)
@@ -96,8 +100,7 @@ class Run:
         if not self.writes:
             return
         self.console.print(line, markup=False)
-        with (self.directory / "log.txt").open("a") as log:
-            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        self._log(line)
 
     def record(self, step: int, values: dict[str, Any]) -> None:
         """A line of `metrics.jsonl`, and TensorBoard's curves of what is a number."""
@@ -122,13 +125,13 @@ class Run:
         self.record(step, {**values, "images_per_second": speed})
         short = "  ".join(f"{key} {value:.4g}" for key, value in values.items() if _telling(key))
         kimg = step * self.images_per_step / 1000
-        line = f"step {step}/{self.total}  kimg {kimg:.1f}  {speed:.0f} images/s  {short}"
-        if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], description=line)
-            with (self.directory / "log.txt").open("a") as log:
-                log.write(line + "\n")
+        numbers = f"kimg {kimg:.1f}  {speed:.0f} images/s  {short}"
+        line = f"step {step}/{self.total}  {numbers}  left {_duration(seconds_left)}"
+        if self._progress is None:
+            self.say(line)
         else:
-            self.say(f"{line}  left {_duration(seconds_left)}")
+            self._progress.update(self._progress.task_ids[0], description=numbers)
+            self._log(line)
 
     def grid(self, name: str, images: Tensor, columns: int) -> Path:
         """Save uint8 images `[N, C, H, W]` under `samples/`, and show them in TensorBoard."""
@@ -151,9 +154,18 @@ class Run:
 
     def history(self, key: str) -> list[tuple[int, float]]:
         """The (step, value) pairs that were recorded under `key`."""
+        return [(record["step"], record[key]) for record in self._records() if key in record]
+
+    def _log(self, line: str) -> None:
+        if self.writes:
+            with (self.directory / "log.txt").open("a") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    def _records(self) -> list[dict[str, Any]]:
         path = self.directory / "metrics.jsonl"
-        lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
-        return [(line["step"], line[key]) for line in lines if key in line]
+        text = path.read_text() if path.exists() else ""
+        # A process that was killed may have left half a line: what ends in a newline is whole.
+        return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
 
     def __enter__(self) -> Self:
         return self
@@ -187,6 +199,23 @@ def save_grid(images: Tensor, path: Path, columns: int, *, enlarge: bool = True)
     Image.fromarray(sheet).save(aside, format="PNG")
     aside.replace(path)
     return sheet
+
+
+def _start_wandb(project: str, directory: Path) -> None:
+    """Mirror TensorBoard's curves to Weights & Biases; a resumed run goes on with its curves."""
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError("--run.wandb needs the extra: pip install 'dgan[wandb]'") from None
+    identity = sha256(str(directory.resolve()).encode()).hexdigest()[:16]
+    wandb.init(
+        project=project,
+        name=directory.name,
+        id=identity,
+        resume="allow",
+        dir=directory,
+        sync_tensorboard=True,
+    )
 
 
 def _telling(key: str) -> bool:

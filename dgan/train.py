@@ -162,7 +162,7 @@ def summarise(run: Run, checkpoints: Checkpoints, step: int, stopped_by: str | N
     )
     rows["go on"] = f"{command} train {run.directory}"
     if step >= run.total:
-        rows["go on"] += f" --train.steps {2 * run.total}"
+        rows["go on"] += f" --train.steps {2 * step}"
     rows["curves"] = f"{program('tensorboard')} --logdir {run.directory}"
     title = (
         f"{run.directory}: stopped by {stopped_by}, saved"

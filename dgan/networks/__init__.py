@@ -51,6 +51,15 @@ def build(role: Role, network: str, *, seed: int, **arguments: Any) -> nn.Module
             raise ValueError(f"--{role}.network {network}: {error}") from error
 
 
+def default_options(role: Role, network: str) -> dict[str, Any]:
+    """The options that a network has when none are given."""
+    sizes = ("resolution", "channels", "classes")
+    parameters = inspect.signature(_find(role, network)).parameters.values()
+    return {
+        p.name: p.default for p in parameters if p.default is not p.empty and p.name not in sizes
+    }
+
+
 def _find(role: Role, network: str) -> type[nn.Module]:
     if network in FAMILIES:
         return FAMILIES[network][role]
@@ -64,7 +73,7 @@ def _find(role: Role, network: str) -> type[nn.Module]:
     module, _, name = network.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:  # TypeError: a relative path
         raise ValueError(
             f"--{role}.network {network!r} cannot be imported: {error}; "
             "is its folder on PYTHONPATH?"

@@ -98,13 +98,11 @@ class DCGANDiscriminator(nn.Module):
     @property
     def blocks(self) -> list[nn.Module]:
         """The units in which to shard and to checkpoint."""
-        return list(self.stages)
+        return [*self.stages, self.features]
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images `[N, C, H, W]`, labels int64 `[N]` → logits `[N]`."""
         for stage in self.stages:
             x = stage(x)
         x = self.features(x).flatten(1)
-        if self.embedding is None:
-            return x.squeeze(1)
-        return (x * self.embedding(labels)).sum(1)
+        return (x if self.embedding is None else x * self.embedding(labels)).sum(1)

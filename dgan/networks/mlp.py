@@ -44,7 +44,7 @@ class MLPGenerator(nn.Module):
         x = z if self.embedding is None else torch.cat([z, self.embedding(labels)], dim=1)
         for layer in self.hidden:
             x = layer(x)
-        return self.to_image(x).tanh().unflatten(1, self.shape)
+        return self.to_image(x).unflatten(1, self.shape).tanh()
 
 
 class MLPDiscriminator(nn.Module):
@@ -75,7 +75,7 @@ class MLPDiscriminator(nn.Module):
         x = x.flatten(1)
         for layer in self.hidden:
             x = layer(x)
-        logits = self.head(x).squeeze(1)
+        logits = self.head(x).sum(1)
         if self.embedding is None:
             return logits
         # Miyato and Koyama 2018, equation 3: an unconditional part and an inner product.

@@ -220,6 +220,4 @@ class R3GANDiscriminator(nn.Module):
         x = self.from_image(x)
         for stage in self.stages:
             x = stage(x)
-        if self.embedding is None:
-            return x.squeeze(1)
-        return (x * self.embedding(labels)).sum(1)
+        return (x if self.embedding is None else x * self.embedding(labels)).sum(1)
