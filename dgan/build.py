@@ -181,6 +181,9 @@ def open_run(recipe: Recipe, world: World) -> Run:
         raise ValueError(str(problem))
     if world.is_first:
         directory.mkdir(parents=True, exist_ok=True)
+        if not complete(directory / "checkpoints"):
+            # What an attempt that came to nothing may have trained on other shards.
+            (directory / "classifier.safetensors").unlink(missing_ok=True)
         aside = directory / "recipe.tmp"
         aside.write_text(
             to_toml(replace(recipe, run=replace(recipe.run, dir=str(directory), fresh=False)))
@@ -204,6 +207,9 @@ def _conflict(recipe: Recipe, directory: Path) -> str | None:
             f"{directory} already holds a run, and --run.fresh does not overwrite: "
             "name another --run.dir, or delete it yourself"
         )
+    # Without a checkpoint there is nothing to go on with: a recipe that failed may be mended.
+    if not complete(directory / "checkpoints"):
+        return None
     if changed := differences(from_toml(saved), recipe):
         return (
             f"{directory} holds a run of another recipe; {', '.join(changed)} "

@@ -1,30 +1,31 @@
 """The `dgan` command: parse, call, print."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
-from typing import Literal
 
 import tyro
 
-from dgan import recipes
+from dgan import commands, recipes
 from dgan.config import Recipe, nearest
 
-Given = tyro.conf.Positional
 SWITCHES = ("--run.fresh", "--train.deterministic", "--data.flip")
 
 
 def train(arguments: Sequence[str]) -> None:
     """Train a recipe, or go on with a run: RECIPE [--section.key VALUE ...]."""
     if not arguments or arguments[0].startswith("-"):
-        raise SystemExit(
+        asked_for_help = arguments[:1] in (["-h"], ["--help"])
+        print(
             "usage: dgan train RECIPE [--section.key VALUE ...]\n\nRECIPE is one of "
             f"{', '.join(recipes.RECIPES)}; a run's directory or its recipe.toml; or an import "
-            "path, mypackage.recipes:mine.\n`dgan train RECIPE --help` lists what can be set."
+            "path, mypackage.recipes:mine.\n`dgan train RECIPE --help` lists what can be set.",
+            file=sys.stdout if asked_for_help else sys.stderr,
         )
+        raise SystemExit(0 if asked_for_help else 2)
     name, *overrides = arguments
     recipe = tyro.cli(
         Recipe,
@@ -35,7 +36,15 @@ def train(arguments: Sequence[str]) -> None:
     )
     from dgan.train import train as run
 
-    run(recipe)
+    try:
+        run(recipe)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            f"no space is left on the disk of {recipe.directory}: make room and run the same "
+            "command again; it goes on from the last checkpoint, which is intact"
+        ) from error
 
 
 def _spell_out(overrides: Sequence[str]) -> list[str]:
@@ -63,207 +72,13 @@ def _exchange_networks(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return recipe
 
 
-def list_recipes() -> None:
-    """The recipes that come with dgan."""
-    for name, text in recipes.describe().items():
-        print(f"{name}\n    " + text.replace("\n", "\n    ") + "\n")
-
-
-def pack(
-    source: Given[str],
-    out: Given[Path],
-    /,
-    *,
-    split: Literal["train", "test"] = "train",
-    resolution: int | None = None,
-    channels: Literal[1, 3] | None = None,
-    fit: Literal["crop", "pad"] = "crop",
-    filter: Literal["lanczos", "bicubic", "bilinear", "box", "nearest"] = "lanczos",
-    samples_per_shard: int = 10_000,
-    limit: int | None = None,
-    skip_corrupt: bool = False,
-    overwrite: bool = False,
-) -> None:
-    """Make WebDataset shards from images.
-
-    Args:
-        source: a folder of images (its subfolders are the classes), MNIST's or CIFAR-10's files,
-            or `digits`, the handwritten digits that come with scikit-learn.
-        out: folder for the shards.
-        split: which part of a source that has parts; also the shards' name.
-        resolution: height and width to bring every image to.
-        channels: 1 for grey, 3 for colour.
-        fit: crop the middle square and resize it, or put the image on a black square.
-        filter: with which resizing filter.
-        samples_per_shard: images in one tar.
-        limit: stop after so many samples.
-        skip_corrupt: leave images out that cannot be read, and say which.
-        overwrite: replace the shards that are there.
-    """
-    from dgan.data import pack_source
-
-    summary = pack_source(
-        source,
-        out,
-        split=split,
-        resolution=resolution,
-        channels=channels,
-        fit=fit,
-        filter=filter,
-        samples_per_shard=samples_per_shard,
-        limit=limit,
-        skip_corrupt=skip_corrupt,
-        overwrite=overwrite,
-    )
-    print(f"{summary.samples} samples in {len(summary.shards)} shards under {out}")
-    for skipped in summary.skipped:
-        print(f"left out: {skipped}")
-
-
-def sample(
-    run: Given[Path],
-    /,
-    *,
-    count: int = 64,
-    out: Path = Path("grid.png"),
-    seed: int = 0,
-    label: int | None = None,
-    truncation: float = 0.0,
-    step: int | None = None,
-) -> None:
-    """Draw samples from a run's averaged generator.
-
-    Args:
-        run: the run's directory.
-        count: how many.
-        out: a PNG for one grid; anything else is a folder for one PNG a sample.
-        seed: of the latents; sample i of a seed is the same whatever the count.
-        label: one class for all; without it, a conditional generator's classes take turns.
-        truncation: redraw latent components beyond ± this; 0 leaves them.
-        step: of another checkpoint than the newest.
-    """
-    import torch
-
-    from dgan.build import load_run
-    from dgan.draws import truncated_normal
-    from dgan.evaluation import to_uint8
-    from dgan.export import synthesise
-    from dgan.run import save_grid
-
-    if count < 1:
-        raise ValueError(f"--count is {count}; it must be at least 1")
-    trained = load_run(run, step)
-    classes = trained.recipe.data.classes
-    if label is not None and not 0 <= label < classes:
-        known = f"the generator knows 0 … {classes - 1}" if classes else "it has no classes"
-        raise ValueError(f"--label is {label}; {known}")
-    labels = (
-        torch.full((count,), label) if label is not None else torch.arange(count) % (classes or 1)
-    )
-    latents = truncated_normal(
-        count, trained.z_dim, seed=seed, purpose="sample", truncation=truncation
-    )
-    images = to_uint8(synthesise(trained.network, latents, labels if classes else None))
-    if out.suffix == ".png":
-        save_grid(images, out, columns=classes if classes and label is None else round(count**0.5))
-    else:
-        for index, image in enumerate(images):
-            suffix = f"-class{labels[index]}" if classes else ""
-            save_grid(
-                image[None], out / f"seed{seed}-{index:06d}{suffix}.png", columns=1, enlarge=False
-            )
-    print(f"{count} samples of step {trained.step} in {out}")
-
-
-def evaluate(
-    run: Given[Path],
-    /,
-    *,
-    samples: int | None = None,
-    features: str | None = None,
-    shards: str | None = None,
-    step: int | None = None,
-) -> None:
-    """Score a run's averaged generator: FID, and the classes it covers.
-
-    Args:
-        run: the run's directory.
-        samples: how many to generate; by default as the recipe says.
-        features: what to compare in; by default as the recipe says.
-        shards: the real images; by default those it was trained on.
-        step: of another checkpoint than the newest.
-    """
-    import json
-
-    from dgan.build import load_run
-    from dgan.data import ShardDataset
-    from dgan.evaluation import Evaluator, find_features
-    from dgan.parallel.world import launch
-
-    trained = load_run(run, step)
-    recipe, data = trained.recipe, trained.recipe.data
-    with (
-        launch(precision=recipe.train.precision) as world,
-        ShardDataset(
-            shards or data.shards, resolution=data.resolution, channels=data.channels
-        ) as dataset,
-    ):
-        found = find_features(
-            features or recipe.evaluation.features,
-            dataset,
-            seed=recipe.train.seed,
-            cache=run / "classifier.safetensors",
-            world=world,
-        )
-        evaluator = Evaluator(
-            dataset,
-            found,
-            samples=samples or recipe.evaluation.samples,
-            batch_size=256,
-            seed=recipe.train.seed,
-            classes=data.classes,
-            world=world,
-        )
-        scores = evaluator(trained.network.to(world.device), trained.z_dim)
-        if world.is_first:
-            scores |= {"step": trained.step, "shards": shards or data.shards}
-            for key, value in scores.items():
-                print(f"{key:16} {value:.4g}" if isinstance(value, float) else f"{key:16} {value}")
-            (run / f"evaluation-{trained.step:09d}.json").write_text(
-                json.dumps(scores, indent=1) + "\n"
-            )
-
-
-def export(run: Given[Path], out: Given[Path], /, *, step: int | None = None) -> None:
-    """Write a run's averaged generator as safetensors, with a JSON that rebuilds it.
-
-    Args:
-        run: the run's directory.
-        out: a new folder; `dgan.load_generator(out)` reads it.
-        step: of another checkpoint than the newest.
-    """
-    import dgan
-    from dgan.build import load_run, network_arguments
-    from dgan.export import save_generator
-
-    trained = load_run(run, step)
-    save_generator(
-        trained.network,
-        out,
-        network=trained.recipe.generator.network,
-        arguments=network_arguments(trained.recipe, "generator"),
-        facts={"step": trained.step, "recipe": trained.recipe.name, "dgan": dgan.__version__},
-    )
-    print(f"the generator of step {trained.step} is in {out}")
-
-
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
-    "recipes": list_recipes,
-    "sample": sample,
-    "evaluate": evaluate,
-    "export": export,
-    "data pack": pack,
+    "recipes": commands.list_recipes,
+    "sample": commands.sample,
+    "evaluate": commands.evaluate,
+    "export": commands.export,
+    "data pack": commands.pack,
 }
 
 
@@ -285,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train(rest)
         else:
             tyro.cli(COMMANDS[name], args=rest, prog=f"dgan {name}")
-    except (ValueError, TypeError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         if os.environ.get("DGAN_TRACEBACK"):
             raise
         rank = os.environ.get("RANK", "0")
@@ -301,7 +116,11 @@ def _usage() -> str:
         f"  {name:12} {(function.__doc__ or '').splitlines()[0]}"
         for name, function in COMMANDS.items()
     ]
-    return "usage: dgan COMMAND ...\n\n" + "\n".join(lines) + "\n\n`dgan COMMAND --help` says more."
+    return (
+        "usage: dgan COMMAND ...\n\n"
+        + "\n".join(lines)
+        + "\n\n`dgan COMMAND --help` says more; DGAN_TRACEBACK=1 shows where an error came from."
+    )
 
 
 if __name__ == "__main__":

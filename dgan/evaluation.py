@@ -86,7 +86,7 @@ class Evaluator:
     ) -> None:
         self.dataset, self.features, self.world = dataset, features, world
         self.samples, self.seed, self.classes = samples, seed, classes
-        self.batch_size = -(-batch_size // world.size) * world.size
+        self.batch_size = batch_size
         real = FeatureStatistics(name="real images", features=features.name)
         for batch in dataset.batches(
             self.batch_size, rank=world.rank, world_size=world.size, skip_corrupt=True
@@ -134,8 +134,10 @@ class Evaluator:
         self, synthesise: Synthesise, z_dim: int
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """This rank's part of each batch, uint8; every rank generates equally often."""
-        part = self.batch_size // self.world.size
-        rows = range(self.world.rank * part, (self.world.rank + 1) * part)
+        rank, size = self.world.rank, self.world.size
+        begin, end = (self.batch_size * r // size for r in (rank, rank + 1))
+        # A sharded network needs every rank in every call, also one that has no part.
+        rows = range(begin, max(end, begin + 1))
         for index in range(-(-self.samples // self.batch_size)):
             draws = Draws(
                 seed=self.seed,
@@ -148,7 +150,7 @@ class Evaluator:
             labels = self._labels(index, rows) if self.classes else None
             with self.world.autocast():
                 images = synthesise(draws.normal(z_dim), labels)
-            wanted = max(0, min(part, self.samples - index * self.batch_size - rows.start))
+            wanted = max(0, min(end, self.samples - index * self.batch_size) - begin)
             yield to_uint8(images[:wanted]), None if labels is None else labels[:wanted]
 
     def _labels(self, index: int, rows: range) -> Tensor:

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -145,12 +144,10 @@ class Run:
 
     def table(self, title: str, rows: dict[str, str]) -> None:
         """Two columns for a person, at the end of something."""
-        table = Table(title=title, show_header=False, title_justify="left")
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        for key, value in rows.items():
-            table.add_row(key, value)
-        self.console.print(table)
+        width = max(map(len, rows))
+        lines = [title, *(f"  {key:{width}}  {value}" for key, value in rows.items())]
+        # No frame and no folding: commands and paths are there to be copied.
+        self.console.print("\n".join(lines), markup=False)
 
     def history(self, key: str) -> list[tuple[int, float]]:
         """The (step, value) pairs that were recorded under `key`."""

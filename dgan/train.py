@@ -113,7 +113,14 @@ def grid_columns(recipe: Recipe) -> int:
 
 def first_images(stream: ShardStream, count: int) -> torch.Tensor:
     """The first images of the shards, for comparison with the samples."""
-    return next(stream.dataset.batches(count, skip_corrupt=True))["image"]
+    found = torch.empty(0, dtype=torch.uint8)
+    for batch in stream.dataset.batches(count, skip_corrupt=True):
+        found = torch.cat([found, batch["image"]])[:count] if len(found) else batch["image"]
+        if len(found) == count:
+            break
+    if not len(found):
+        raise ValueError(f"no sample of {stream.dataset.table} decodes: pack the shards again")
+    return found
 
 
 def evaluate(evaluator: Evaluator | None, players: Players, run: Run, step: int) -> None:

@@ -1,0 +1,190 @@
+"""The losses of synthesis against the formulas of the papers, written out in float64."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgan.draws import Draws
+from dgan.networks import build
+from dgan.schedule import Cosine, constant
+from dgan.tasks.synthesis import Synthesis
+
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "r3gan": {"widths": (6, 4, 4), "blocks": (1, 1, 1), "groups": (3, 2, 1)},
+    "dcgan": {"widths": (6, 4)},
+    "mlp": {"widths": (9, 8)},
+}
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def pair(family: str, classes: int) -> tuple[nn.Module, nn.Module]:
+    networks = []
+    for role in ("generator", "discriminator"):
+        sizes = {"resolution": 16, "channels": 1, "classes": classes, **OPTIONS[family]}
+        extra = {"z_dim": 5} if role == "generator" else {}
+        networks.append(build(role, family, seed=len(networks), **sizes, **extra).double())
+        for seed, parameter in enumerate(networks[-1].parameters()):
+            parameter.data = parameter + 0.3 * numbers(*parameter.shape, seed=seed)
+    return networks[0], networks[1]
+
+
+BATCH = {
+    "image": numbers(6, 1, 16, 16, seed=5).tanh(),
+    "label": torch.tensor([0, 2, 1, 2, 1, 0]),
+    "__key__": list("abcdef"),
+}
+DRAWS = Draws(
+    seed=3,
+    purpose="discriminator",
+    step=7,
+    rows=range(6, 12),
+    device=torch.device("cpu"),
+    dtype=torch.float64,
+)
+Z = DRAWS.normal(5)
+
+
+def task(loss: str, gamma: float | Cosine = 0.0, classes: int = 3, **options: Any) -> Synthesis:
+    schedule = gamma if isinstance(gamma, Cosine) else constant(gamma)
+    options = {"separate": False, **options}
+    return Synthesis(loss=loss, gamma=schedule, z_dim=5, conditional=classes > 0, **options)
+
+
+def squared_gradient(network: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(x, labels).sum(), x, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
+
+
+def parameter_gradients(loss: Tensor, network: nn.Module) -> list[Tensor]:
+    parameters = list(network.parameters())
+    return list(torch.autograd.grad(loss, parameters, materialize_grads=True))
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("family", ["r3gan", "mlp"])
+def test_r3gan_discriminator_loss(family: str, classes: int, separate: bool) -> None:
+    """Softplus(−(D(x) − D(G(z)))) + γ/2 (‖∇D(x)‖² + ‖∇D(G(z))‖²)."""
+    generator, discriminator = pair(family, classes)
+    labels = BATCH["label"] if classes else None
+    real, fake = BATCH["image"], generator(Z, labels).detach()
+    margin = discriminator(real, labels) - discriminator(fake, labels)
+    adversarial = F.softplus(-margin).mean()
+    r1 = squared_gradient(discriminator, real, labels)
+    r2 = squared_gradient(discriminator, fake, labels)
+    expected = adversarial + 0.7 / 2 * (r1 + r2)
+
+    objective = task("relativistic", 0.7, classes, separate=separate)
+    terms = objective.discriminator_loss(discriminator, generator, BATCH, DRAWS, 0)
+    torch.testing.assert_close(terms["loss"], expected, **EXACT)
+    wanted = parameter_gradients(expected, discriminator)
+    for found, gradient in zip(parameter_gradients(terms["loss"], discriminator), wanted):
+        torch.testing.assert_close(found, gradient, **EXACT)
+    torch.testing.assert_close(terms["adversarial"], adversarial, **EXACT)
+    torch.testing.assert_close(terms["penalty"], 0.35 * (r1 + r2), **EXACT)
+    torch.testing.assert_close(terms["r1"], r1.detach(), **EXACT)
+    torch.testing.assert_close(terms["r2"], r2.detach(), **EXACT)
+    torch.testing.assert_close(terms["real_logits"] - terms["fake_logits"], margin.mean(), **EXACT)
+    assert all(value.shape == () for value in terms.values())
+    assert all(parameter.grad is None for parameter in generator.parameters())
+
+
+def test_a_discriminator_that_couples_samples_judges_each_half_alone() -> None:
+    generator, discriminator = pair("dcgan", 0)
+    real, fake = BATCH["image"], generator(Z, None).detach()
+    r1 = squared_gradient(discriminator, real, None)
+    r2 = squared_gradient(discriminator, fake, None)
+    real_logits, fake_logits = discriminator(real), discriminator(fake)
+    expected = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean() + 2 * (r1 + r2)
+    results = [
+        task("non_saturating", 4.0, 0, separate=separate).discriminator_loss(
+            discriminator, generator, BATCH, DRAWS, 0
+        )["loss"]
+        for separate in (True, False)
+    ]
+    torch.testing.assert_close(results[0], expected, **EXACT)
+    assert not torch.allclose(results[1], expected, rtol=1e-3)
+
+
+FORMULAS = {
+    "relativistic": (
+        lambda r, f: F.softplus(f - r).mean(),
+        lambda r, f: F.softplus(r - f).mean(),
+    ),
+    "hinge": (
+        lambda r, f: (1 - r).clamp(min=0).mean() + (1 + f).clamp(min=0).mean(),
+        lambda r, f: -f.mean(),
+    ),
+    "non_saturating": (
+        lambda r, f: -(F.logsigmoid(r) + F.logsigmoid(-f)).mean(),
+        lambda r, f: -F.logsigmoid(f).mean(),
+    ),
+}
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("loss", FORMULAS)
+def test_losses_without_penalty(loss: str, classes: int) -> None:
+    generator, discriminator = pair("r3gan", classes)
+    labels = BATCH["label"] if classes else None
+    fake = generator(Z, labels)
+    logits = discriminator(BATCH["image"], labels), discriminator(fake, labels)
+    for_discriminator, for_generator = (formula(*logits) for formula in FORMULAS[loss])
+
+    objective = task(loss, classes=classes)
+    terms = objective.discriminator_loss(discriminator, generator, BATCH, DRAWS, 0)
+    torch.testing.assert_close(terms["loss"], for_discriminator, **EXACT)
+    assert terms.keys() == {"loss", "adversarial", "real_logits", "fake_logits"}
+    weights = list(generator.parameters())
+    assert not any(
+        g is not None for g in torch.autograd.grad(terms["loss"], weights, allow_unused=True)
+    )
+    terms = objective.generator_loss(generator, discriminator, BATCH, DRAWS, 0)
+    torch.testing.assert_close(terms["loss"], for_generator, **EXACT)
+    wanted = parameter_gradients(for_generator, generator)
+    for found, gradient in zip(parameter_gradients(terms["loss"], generator), wanted):
+        torch.testing.assert_close(found, gradient, **EXACT)
+
+
+def test_gamma_follows_its_schedule() -> None:
+    generator, discriminator = pair("mlp", 0)
+    objective = task("hinge", Cosine(start=2.0, end=0.0, kimg=1.0), 0)
+    half, end = (
+        objective.discriminator_loss(discriminator, generator, BATCH, DRAWS, seen)
+        for seen in (500, 1000)
+    )
+    squares = half["r1"] + half["r2"]
+    torch.testing.assert_close(half["penalty"].detach(), 0.5 * squares, **EXACT)
+    assert "penalty" not in end
+
+
+@pytest.mark.parametrize(
+    ("gamma", "expected"),
+    [
+        (constant(0.0), False),
+        (constant(1.0), True),
+        (Cosine(start=1.0, end=0.0, kimg=1.0), True),
+        (Cosine(start=0.0, end=1.0, kimg=1.0), True),
+    ],
+)
+def test_a_penalty_at_any_time_is_announced(gamma: Cosine, expected: bool) -> None:
+    assert task("hinge", gamma).has_penalty == expected
+
+
+def test_unconditional_networks_are_not_given_labels() -> None:
+    generator, discriminator = pair("mlp", 0)
+    seen = []
+    for network in (generator, discriminator):
+        network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    task("relativistic", 1.0, 0).discriminator_loss(discriminator, generator, BATCH, DRAWS, 0)
+    task("relativistic", 1.0, 0).generator_loss(generator, discriminator, BATCH, DRAWS, 0)
+    assert len(seen) == 5
+    assert all(label is None for label in seen)

@@ -1,0 +1,134 @@
+"""A checkpoint is what was given to it, and is whole or not there at all."""
+
+import itertools
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from commands import stored
+from ranks import CONTEXT
+from torch import Tensor
+
+from dgan.checkpoint import Checkpoints, complete, latest, load
+from dgan.parallel.world import World, launch
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with launch(precision="float32") as world:
+        yield world
+
+
+def tensors(value: float, size: int = 1000) -> dict[str, Tensor]:
+    return {f"part{i}": torch.full((size,), value + i) for i in range(4)}
+
+
+def test_what_changes_after_save_is_not_written(world: World, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3, world=world)
+    state = {f"part{i}": torch.randn(1 << 20) for i in range(4)}  # 16 MiB: writing takes a while
+    expected = {name: tensor.clone() for name, tensor in state.items()}
+    checkpoints.save(5, state, {"note": "five"})
+    for tensor in state.values():
+        tensor.fill_(0.0)  # as the next update would
+    checkpoints.wait()
+    written = stored(tmp_path / "step-000000005")
+    assert written.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(written[name], tensor), name
+
+
+def test_a_checkpoint_appears_when_it_is_complete(world: World, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3, world=world)
+    assert checkpoints.latest() is None
+    checkpoints.save(1, tensors(1.0), {})
+    assert checkpoints.latest() is None
+    limit = time.monotonic() + 30
+    while checkpoints.latest() is None and time.monotonic() < limit:
+        checkpoints.poll()
+        time.sleep(0.001)
+    assert checkpoints.latest() == tmp_path / "step-000000001"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+
+
+def test_the_newest_are_kept_and_leftovers_are_not(world: World, tmp_path: Path) -> None:
+    (tmp_path / ".tmp-step-000000007").mkdir()
+    (tmp_path / ".tmp-step-000000007" / "__0_0.distcp").write_bytes(b"half")
+    (tmp_path / "step-000000099").mkdir()  # without its facts it is no checkpoint
+    checkpoints = Checkpoints(tmp_path, keep=2, world=world)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000099"]
+    for step in (8, 9, 10, 11):
+        checkpoints.save(step, tensors(step), {"square": step**2})
+    checkpoints.wait()
+    assert [path.name for path in complete(tmp_path)] == ["step-000000010", "step-000000011"]
+    assert sorted(path.name for path in tmp_path.iterdir())[-1] == "step-000000099"
+    target = tensors(0.0)
+    facts = load(tmp_path / "step-000000010", target, distributed=True)
+    assert facts == {"step": 10, "square": 100}
+    assert all(torch.equal(target[name], tensor) for name, tensor in tensors(10).items())
+
+
+def test_other_networks_do_not_fit(world: World, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2, world=world)
+    checkpoints.save(1, tensors(1.0), {})
+    checkpoints.wait()
+    path = tmp_path / "step-000000001"
+    with pytest.raises(ValueError, match=r"part0 is \(1000,\), the recipe's network has \(5,\)"):
+        load(path, tensors(0.0, size=5), distributed=False)
+    with pytest.raises(ValueError, match="holds no 'other'"):
+        load(path, {"other": torch.zeros(3)}, distributed=False)
+
+
+def test_a_save_that_fails_names_what_is_intact(world: World, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2, world=world)
+    checkpoints.save(1, tensors(1.0), {})
+    checkpoints.wait()
+    (tmp_path / ".tmp-step-000000002").write_text("a file where a folder must be")
+    checkpoints.save(2, tensors(2.0), {})
+    with pytest.raises(OSError, match=r"step 2 could not be .* step-000000001 is intact"):
+        checkpoints.wait()
+    (tmp_path / ".tmp-step-000000002").unlink()
+    checkpoints.save(3, tensors(3.0), {})
+    checkpoints.wait()
+    assert checkpoints.latest() == tmp_path / "step-000000003"
+
+
+def save_for_ever(directory: Path) -> None:
+    torch.set_num_threads(1)
+    with launch(precision="float32") as world:
+        checkpoints = Checkpoints(directory, keep=2, world=world)
+        last = latest(directory)
+        first = 1 + (int(last.name[5:]) if last else 0)
+        for step in itertools.count(first):
+            checkpoints.save(step, tensors(step, size=1 << 21), {})  # 32 MiB
+            checkpoints.wait()
+
+
+def test_killed_at_any_moment_the_newest_checkpoint_is_whole(tmp_path: Path) -> None:
+    """SIGKILL while it saves, six times in the same folder."""
+    half_written = newest = 0
+    for attempt in range(6):
+        process = CONTEXT.Process(target=save_for_ever, args=(tmp_path,))
+        process.start()
+        limit = time.monotonic() + 60
+        # Between the first files of a save and what follows its publication.
+        while not any((tmp_path / f".tmp-step-{newest + 2:09d}").glob("*.distcp")):
+            assert process.is_alive()
+            assert time.monotonic() < limit
+            time.sleep(0.001)
+        time.sleep(0.012 * attempt)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        half_written += any(tmp_path.glob(".tmp-*"))
+        for path in complete(tmp_path):
+            step = json.loads((path / "facts.json").read_text())["step"]
+            assert path.name == f"step-{step:09d}"
+            for name, tensor in stored(path).items():
+                assert torch.equal(tensor, tensors(step, size=1 << 21)[name]), (path, name)
+        newest = int(complete(tmp_path)[-1].name[5:])
+    assert half_written, "no kill fell into a save: the test proved nothing"

@@ -1,0 +1,49 @@
+"""What the README shows is run as it stands there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dgan import cli
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+SHORT = ["--train.steps", "2", "--evaluation.every", "-1"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_own_networks_and_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (module,) = (block for block in blocks("python") if "class MyGenerator" in block)
+    (commands,) = (block for block in blocks("sh") if "mine:my_recipe" in block)
+    (tmp_path / "mine.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    cli.main(["data", "pack", "digits", "data/digits"])
+    for line in commands.strip().splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "dgan"
+        cli.main([*arguments, *SHORT])
+    for run in ("mine", "wide"):
+        assert (tmp_path / "runs" / run / "checkpoints" / "step-000000002").is_dir()
+
+
+def test_the_penalty_in_a_loop_of_ones_own() -> None:
+    (block,) = (block for block in blocks("python") if "dgan.gradient_penalty(" in block)
+    scope: dict = {}
+    exec(block, scope)
+    weights = scope["discriminator"][1].weight
+    assert weights.grad is not None
+    assert weights.grad.abs().sum() > 0
+
+
+def test_every_file_it_names_is_there() -> None:
+    named = re.findall(
+        r"\]\((?!http)([^)#]+)\)|`((?:tests|benchmarks|dgan)/[\w/.-]+\.\w+)`", README
+    )
+    assert named
+    for link, path in named:
+        assert (Path(__file__).parents[1] / (link or path)).exists(), link or path

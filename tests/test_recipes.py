@@ -1,0 +1,98 @@
+"""Recipes by name, import path, file and directory; and that each one can be built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny
+
+from dgan.build import network_arguments
+from dgan.config import to_toml
+from dgan.networks import FAMILIES
+from dgan.recipes import RECIPES, describe, find
+
+MODULE = """
+from tiny import tiny
+
+def mine():
+    return tiny("x.tar", "", train__seed=7)
+
+def number():
+    return 7
+
+def broken():
+    return tiny.no_such_attribute
+"""
+
+
+@pytest.fixture
+def _user_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes_of_a_user.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_ready_recipes(name: str) -> None:
+    recipe = find(name)
+    assert recipe == RECIPES[name]()
+    assert recipe.name == name
+    assert describe()[name]
+    with torch.device("meta"):
+        for role in ("generator", "discriminator"):
+            cls = FAMILIES[getattr(recipe, role).network][role]
+            assert list(cls(**network_arguments(recipe, role)).parameters())
+
+
+def test_descriptions_begin_with_a_sentence() -> None:
+    assert describe().keys() == RECIPES.keys()
+    for text in describe().values():
+        assert text.split("\n\n")[0].rstrip().endswith(".")
+        assert "Data: " in text
+
+
+@pytest.mark.usefixtures("_user_recipes")
+def test_a_recipe_by_import_path() -> None:
+    assert find("recipes_of_a_user:mine") == tiny("x.tar", "", train__seed=7)
+
+
+def test_a_saved_recipe_and_its_run(tmp_path: Path) -> None:
+    recipe = tiny("x.tar", "", train__seed=9)
+    (tmp_path / "recipe.toml").write_text(to_toml(recipe))
+    (tmp_path / "other.toml").write_text(to_toml(tiny("x.tar", "", train__seed=10)))
+    assert find(str(tmp_path)) == find(str(tmp_path / "recipe.toml")) == recipe
+    assert find(str(tmp_path / "other.toml")).train.seed == 10
+
+
+def test_a_name_comes_before_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find("digits") == RECIPES["digits"]()
+
+
+@pytest.mark.usefixtures("_user_recipes")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digts", r"no recipe 'digts'.*did you mean 'digits'\?"),
+        ("qqq", r"no recipe 'qqq'.*choose from .*digits, .*mnist"),
+        ("no_such_module:mine", r"'no_such_module:mine' cannot be imported: No module named"),
+        ("recipes_of_a_user:mien", r"cannot be imported: .*no attribute 'mien'"),
+        ("./recipes.py:mine", r"'./recipes.py:mine' cannot be imported"),
+        ("recipes_of_a_user:number", r"recipes_of_a_user:number returned int, not a .*Recipe"),
+    ],
+)
+def test_unknown_recipes_are_explained(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        find(name)
+
+
+@pytest.mark.usefixtures("_user_recipes")
+def test_a_recipes_own_error_is_not_disguised() -> None:
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        find("recipes_of_a_user:broken")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "recipe.toml"):
+        with pytest.raises(FileNotFoundError, match=r"no recipe at .*recipe.toml"):
+            find(str(path))
