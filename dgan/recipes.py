@@ -29,9 +29,12 @@ def digits() -> Recipe:
     """Handwritten digits at 8×8, a small class-conditional R3GAN.
 
     Data: `dgan data pack digits data/digits` (1,797 images that come with scikit-learn).
+    Cost: under 3 minutes in 2 processes on two CPU cores, evaluation included.
+    Score: FID 225 before, 10 after (features of a classifier of the same data, 2,000 samples), all
+    ten digits covered, 98 % recognised as the digit asked for.
     """
-    shape = {"widths": (96, 64), "blocks": (1, 1), "groups": (12, 8)}
-    length = 1200 * 64 / 1000
+    shape = {"widths": (64, 48), "blocks": (1, 1), "groups": (8, 6)}
+    length = 900 * 64 / 1000
     player = Player(
         network="r3gan",
         options=shape,
@@ -43,7 +46,7 @@ def digits() -> Recipe:
         data=Data(shards="data/digits/train-*.tar", resolution=8, channels=1, classes=10),
         generator=replace(player, options={"z_dim": 32, **shape}),
         discriminator=player,
-        train=Train(steps=1200, batch_size=64, log_every=50),
+        train=Train(steps=900, batch_size=64, log_every=50),
         penalty=Penalty(gamma=Cosine(start=1.0, end=0.1, kimg=length)),
         average=Average(half_life_kimg=Cosine(start=0.0, end=5.0, kimg=length)),
         checkpoint=Checkpoint(every=400),
@@ -57,6 +60,9 @@ def mnist() -> Recipe:
 
     Data: `dgan data pack FOLDER data/mnist --resolution 32 --channels 1 --fit pad`, FOLDER being
     the one with MNIST's idx files.
+    Cost: 30 minutes on one CPU core beside other work, scored nine times.
+    Score: FID 401 before, 23 after, 18 at best (features of a classifier that is right on 99.1 % of
+    held-out images, 10,000 samples).
     """
     shape = {"widths": (96, 64, 32, 16), "blocks": (1, 1, 1, 1), "groups": (12, 8, 4, 2)}
     length = 1600 * 64 / 1000
@@ -83,9 +89,10 @@ def mnist() -> Recipe:
 def cifar10_r3gan() -> Recipe:
     """CIFAR-10 at 32×32, unconditional, as published for R3GAN (Huang et al. 2024, appendix D).
 
-    Data: `dgan data pack FOLDER data/cifar10`. Published with augmentation: FID 1.96 (Inception,
-    50,000 samples) after 200 million images. Not yet here: the paper's augmentation, so expect
-    worse.
+    Data: `dgan data pack FOLDER data/cifar10`, FOLDER holding the original python batches.
+    Cost: 200 million images, 390,625 steps: days on eight GPUs. Not run by us at full size.
+    Score: published as FID 1.96 (Inception, 50,000 samples) with the paper's augmentation, which
+    dgan does not have yet: expect worse.
     """
     stages = 4
     shape = {"widths": (768,) * stages, "blocks": (2,) * stages, "groups": (96,) * stages}

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from dgan.build import build_players, open_stream, pace
 from dgan.config import Recipe
+from dgan.data import pack_source
 from dgan.parallel.world import World, launch
 from dgan.step import adversarial_step
 
@@ -18,7 +19,13 @@ STEPS = 8
 CASES: dict[str, dict[str, Any]] = {
     "relativistic": {},
     "accumulated": {"train__accumulation": 2, "train__discriminator_updates": 2},
-    "batch_norm": {"family": "dcgan", "task__loss": "non_saturating"},
+    "batch_norm": {
+        "family": "dcgan",
+        "task__loss": "non_saturating",
+        "data__resolution": 16,
+        "generator__options": {"z_dim": 6, "widths": (8, 6)},
+        "discriminator__options": {"widths": (8, 6)},
+    },
     "unconditional_hinge": {"family": "mlp", "task__loss": "hinge", "data__classes": 0},
 }
 
@@ -37,8 +44,11 @@ def trained(recipe: Recipe, world: World) -> tuple[dict[str, Tensor], dict[str, 
         return {name: whole(tensor) for name, tensor in players.state().items()}, metrics
 
 
-def recipes(digits: str, strategy: str) -> list[Recipe]:
-    return [tiny(digits, "", parallel__strategy=strategy, **changes) for changes in CASES.values()]
+def recipes(shards: dict[int, str], strategy: str) -> list[Recipe]:
+    return [
+        tiny(shards[case.get("data__resolution", 8)], "", parallel__strategy=strategy, **case)
+        for case in CASES.values()
+    ]
 
 
 def train_all(recipes: list[Recipe]) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
@@ -47,8 +57,15 @@ def train_all(recipes: list[Recipe]) -> list[tuple[dict[str, Tensor], dict[str, 
 
 
 @pytest.fixture(scope="module")
-def reference(digits: str) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
-    return train_all(recipes(digits, "single"))
+def shards(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+    folder = tmp_path_factory.mktemp("digits16")
+    pack_source("digits", folder, resolution=16, limit=400)
+    return {8: digits, 16: str(folder / "train-*.tar")}
+
+
+@pytest.fixture(scope="module")
+def reference(shards: dict[int, str]) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
+    return train_all(recipes(shards, "single"))
 
 
 @pytest.mark.parametrize(
@@ -56,9 +73,9 @@ def reference(digits: str) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
     [("ddp", 1), ("ddp", 2), ("ddp", 4), ("fsdp", 1), ("fsdp", 2), ("fsdp", 4)],
 )
 def test_weights_and_metrics_equal_one_process(
-    strategy: str, size: int, digits: str, reference: list[Any]
+    strategy: str, size: int, shards: dict[int, str], reference: list[Any]
 ) -> None:
-    for results in run_ranks(size, train_all, recipes(digits, strategy)):
+    for results in run_ranks(size, train_all, recipes(shards, strategy)):
         for case, (state, metrics), (expected, numbers) in zip(CASES, results, reference):
             assert state.keys() == expected.keys()
             for name, tensor in expected.items():
@@ -68,10 +85,10 @@ def test_weights_and_metrics_equal_one_process(
 
 
 def test_the_steps_move_every_weight(
-    digits: str, reference: list[tuple[dict[str, Tensor], dict[str, float]]]
+    shards: dict[int, str], reference: list[tuple[dict[str, Tensor], dict[str, float]]]
 ) -> None:
     """A comparison of weights that never moved would prove nothing."""
-    for recipe, (state, metrics) in zip(recipes(digits, "single"), reference):
+    for recipe, (state, metrics) in zip(recipes(shards, "single"), reference):
         with launch(precision="float64") as world:
             start = build_players(recipe, world).state()
         for name, tensor in state.items():
