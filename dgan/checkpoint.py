@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -36,7 +37,12 @@ class Checkpoints:
         self.directory = directory
         self.keep = keep
         self.world = world
+        # Written from a thread of its own: its exchanges must not mix with the loop's.
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)
+        self._group = group
         self._pending: tuple[int, Future[Any], dict[str, Any]] | None = None
+        self._problem: str | None = None
         if world.is_first:
             directory.mkdir(parents=True, exist_ok=True)
             for left_over in directory.glob(".tmp-*"):
@@ -55,29 +61,32 @@ class Checkpoints:
         # Staging may alias tensors that are on the CPU already, and training goes on.
         staged = {k: v.clone() if v.device.type == "cpu" else v for k, v in tensors.items()}
         future = dcp.async_save(
-            staged, checkpoint_id=self._temporary(step), process_group=self.world.control
+            staged, checkpoint_id=self._temporary(step), process_group=self._group
         )
         assert isinstance(future, Future)
         self._pending = (step, future, facts)
 
     def poll(self) -> None:
-        """Publish the checkpoint under way if it is complete; does not wait.
-
-        Raises:
-            OSError: it could not be written. The ones before it are as they were.
-        """
+        """Publish the checkpoint under way if it is complete; does not wait, or talk to others."""
         if self._pending is not None and self._pending[1].done():
             self._publish()
+
+    @property
+    def failed(self) -> bool:
+        """Whether this rank knows of a checkpoint that could not be written; `wait` says why."""
+        return self._problem is not None
 
     def wait(self) -> None:
         """Wait until the checkpoint under way, if any, is published.
 
         Raises:
-            OSError: it could not be written. The ones before it are as they were.
+            OSError: on every rank; it could not be written. The ones before it are as they were.
         """
         if self._pending is not None:
             self._publish()
-        self.world.barrier()
+        problem, self._problem = self._problem, None
+        if problems := [found for found in self.world.gather(problem) if found]:
+            raise OSError(problems[0])
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
@@ -97,12 +106,11 @@ class Checkpoints:
                     shutil.rmtree(final)
                 temporary.rename(final)
                 _sync(self.directory)
+                for old in complete(self.directory)[: -self.keep]:
+                    # Deleting takes steps: what is cut off in between must not look whole.
+                    shutil.rmtree(old.rename(self.directory / f".tmp-{old.name}"))
         except (CheckpointException, OSError, RuntimeError) as error:
-            raise OSError(self._failure(step, error)) from error
-        if self.world.is_first:
-            for old in complete(self.directory)[: -self.keep]:
-                # Deleting takes several steps: what is cut off in between must not look whole.
-                shutil.rmtree(old.rename(self.directory / f".tmp-{old.name}"))
+            self._problem = self._failure(step, error)
 
     def _failure(self, step: int, error: BaseException) -> str:
         free = shutil.disk_usage(self.directory).free

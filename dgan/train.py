@@ -56,7 +56,7 @@ def train(recipe: Recipe) -> None:
                 show(players, recipe, world, run, step)
             if due(step, recipe.evaluation.every) or last:
                 evaluate(evaluator, players, run, step)
-            stopping = world.any(stop.received is not None)
+            stopping = world.any(stop.received is not None or checkpoints.failed)
             if due(step, recipe.checkpoint.every) or last or stopping:
                 facts = {"stream": stream.state_dict(), "dgan": dgan.__version__}
                 checkpoints.save(step, players.state(), facts)

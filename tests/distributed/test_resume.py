@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dgan.build import build_players
-from dgan.checkpoint import load
+from dgan.checkpoint import Checkpoints, load
 from dgan.config import Recipe
 from dgan.parallel.world import launch
 from dgan.train import train
@@ -114,3 +114,24 @@ def test_a_run_goes_on_at_another_world_size(runs: Path, digits: str, tmp_path: 
     for name, tensor in stored(ours).items():
         # Sums over other numbers of ranks round differently.
         assert torch.allclose(tensor, reference[name], rtol=1e-3, atol=1e-4), name
+
+
+def fail_on_the_first_rank(directory: Path) -> str:
+    """Every rank learns of a checkpoint that only the first could not publish."""
+    with launch() as world:
+        checkpoints = Checkpoints(directory, keep=1, world=world)
+        if world.is_first:
+            # Where the checkpoint's own name is taken by a file, it cannot be published.
+            (directory / "step-000000001").write_text("in the way")
+        checkpoints.save(1, {"weight": torch.ones(3)}, {})
+        try:
+            checkpoints.wait()
+        except OSError as error:
+            return str(error)
+        return ""
+
+
+def test_all_ranks_end_alike_when_one_cannot_write(tmp_path: Path) -> None:
+    messages = run_ranks(2, fail_on_the_first_rank, tmp_path)
+    assert messages[0] == messages[1]
+    assert "step 1 could not be written" in messages[0]
