@@ -101,18 +101,11 @@ def build_players(recipe: Recipe, world: World) -> Players:
         separate=getattr(discriminator, "couples_samples", True),
         method=recipe.penalty.method,
     )
-    strategy = recipe.parallel.strategy
+    twice = task.has_penalty and task.method == "double"
     players = Players(
-        average=Average(generator, world, strategy),
-        generator=_player("generator", recipe.generator, generator, world, strategy),
-        discriminator=_player(
-            "discriminator",
-            recipe.discriminator,
-            discriminator,
-            world,
-            strategy,
-            double_backward=task.has_penalty,
-        ),
+        average=Average(generator, world, recipe.parallel.strategy),
+        generator=_player("generator", recipe, generator, world),
+        discriminator=_player("discriminator", recipe, discriminator, world, twice),
         half_life_kimg=recipe.average.half_life_kimg,
         task=task,
     )
@@ -121,16 +114,19 @@ def build_players(recipe: Recipe, world: World) -> Players:
 
 
 def _player(
-    role: Role,
-    config: PlayerConfig,
-    module: nn.Module,
-    world: World,
-    strategy: str,
-    double_backward: bool = False,
+    role: Role, recipe: Recipe, module: nn.Module, world: World, double_backward: bool = False
 ) -> Player:
+    config: PlayerConfig = getattr(recipe, role)
+    replica = distribute(
+        module,
+        world,
+        recipe.parallel.strategy,
+        double_backward=double_backward,
+        activation_checkpointing=recipe.parallel.activation_checkpointing,
+    )
     return Player(
         role,
-        distribute(module, world, strategy, double_backward=double_backward),
+        replica,
         learning_rate=config.learning_rate,
         beta1=config.beta1,
         beta2=config.beta2,

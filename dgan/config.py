@@ -44,10 +44,11 @@ class Player:
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
-    """γ/2 · (‖∇D(real)‖² + ‖∇D(fake)‖²), exact; γ = 0 leaves it out."""
+    """γ/2 · (‖∇D(real)‖² + ‖∇D(fake)‖²); γ = 0 leaves it out."""
 
     gamma: Cosine = field(default_factory=lambda: constant(1.0))
-    method: Literal["auto", "double"] = "auto"
+    method: Literal["auto", "double", "forward", "difference"] = "auto"
+    """How it is differentiated; all are exact but `difference`, see `dgan.gradient_penalty`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,8 @@ class Parallel:
     """How the networks are spread over ranks."""
 
     strategy: Literal["single", "ddp", "fsdp"] = "fsdp"
+    activation_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass instead of keeping them."""
 
 
 @dataclass(frozen=True, kw_only=True)

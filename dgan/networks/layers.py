@@ -2,10 +2,10 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as distributed
 from torch import Tensor, nn
 
 from dgan_kernels import bias_act
@@ -160,8 +160,26 @@ class BatchNorm(nn.Module):
     def _over_ranks(self, value: Tensor) -> Tensor:
         if self.process_group is None or self._ranks == 1:
             return value
-        # The functional form is differentiable to any order.
-        return distributed.all_reduce(value, group=self.process_group) / self._ranks
+        return _SumOverRanks.apply(value, self.process_group) / self._ranks
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over ranks is its own derivative, of every order and in both modes."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = value.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return _SumOverRanks.apply(grad_outputs[0], ctx.group), None
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Tensor:
+        return _SumOverRanks.apply(grad_inputs[0], ctx.group)
 
 
 def stages_of(resolution: int, widths: tuple[int, ...], name: str) -> list[tuple[int, int]]:

@@ -1,14 +1,25 @@
 """Gradient penalties, exact, as a function that any training loop can call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
-Method = Literal["auto", "double"]
+from dgan.objectives.forward_mode import (
+    is_checkpointed,
+    modules_of,
+    same_randomness,
+    value_and_tangent,
+)
+
+Kind = Literal["zero_centered", "one_centered"]
+Method = Literal["auto", "double", "forward", "difference"]
+Network = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -16,56 +27,193 @@ class PenaltyOutput:
     """What one evaluation of a penalty gives.
 
     Attributes:
-        loss: scalar; its backward gives the parameters' exact gradient of the penalty.
+        loss: scalar; its backward gives the parameters' gradient of the penalty.
         logits: the discriminator's output on `x`, for the adversarial loss; differentiable.
         norms: ‖∇ₓD‖ of each sample, `[N]`, at least float32, detached.
+        exact: False where the gradient is that of a central difference.
     """
 
     loss: Tensor
     logits: Tensor
     norms: Tensor
+    exact: bool = True
 
 
 def gradient_penalty(
-    discriminator: Callable[..., Tensor],
+    discriminator: Network,
     x: Tensor,
     *conditions: Tensor | None,
-    kind: Literal["zero_centered", "one_centered"] = "zero_centered",
+    kind: Kind = "zero_centered",
     method: Method = "auto",
+    one_sided: bool = False,
+    step: float = 1e-3,
 ) -> PenaltyOutput:
     """Penalise the norm of the discriminator's gradient with respect to its input.
 
     `zero_centered` is mean ½‖∇ₓD‖²: R1 on real samples, R2 on generated ones (Mescheder et al.
     2018, equation 9, there with γ). `one_centered` is mean (‖∇ₓD‖ − 1)² (WGAN-GP, Gulrajani
-    et al. 2017, equation 3, there with λ).
+    et al. 2017, equation 3, there with λ); `one_sided` counts norms above 1 only (their
+    section 4). Where `x` comes from is the caller's choice: `interpolate` and `neighbourhood`
+    draw what WGAN-GP and DRAGAN take.
 
-    Logits of a discriminator that couples samples (batch normalisation) are differentiated as
-    their sum, as PyTorch users do. A call of the discriminator happens once, so that one backward
-    through `loss` and `logits` serves the penalty and the adversarial loss.
+    With g = ∇ₓD and a penalty mean φ(‖g‖), three methods give the gradient in the parameters:
+
+    - `double` differentiates g in reverse mode once more. Exact. It needs the parameters to stay
+      in place between the two, which FSDP2 and ZeRO-3 do not offer as they come.
+    - `forward` uses ∇θ mean φ(‖g‖) = ∇θ mean ∂D(x)·u with u = φ′(‖g‖) g/‖g‖ held constant: an
+      ordinary backward for g, a forward pass that carries the tangent u, an ordinary backward.
+      Exact, and no hook of a sharded or checkpointed module sees a second derivative.
+    - `difference` replaces that derivative along u by a central difference of step `step` (over
+      the batch's ‖u‖). An approximation: useless for piecewise linear activations.
+    - `auto` takes `forward` where parameters are sharded or activations recomputed, else `double`.
+
+    The discriminator runs under the caller's autocast. Samples may depend on one another (batch
+    normalisation): g is the gradient of the logits' sum. Dropout masks and power iterations are
+    those of one call, and running statistics advance once, whatever the number of passes.
 
     Args:
-        discriminator: a module, or a function around one, from `x` and the conditions to logits
-            `[N]` or `[N, ...]`.
+        discriminator: a module (also under DDP or FSDP2), or a function around modules, from `x`
+            and the conditions to logits `[N]` or `[N, ...]`.
         x: samples `[N, ...]`, floating point. Gradients do not flow into what made them.
         conditions: passed on after `x`, for example labels.
         kind: which penalty.
-        method: `double` differentiates twice (reverse over reverse). `auto` chooses it.
+        method: how its gradient is computed.
+        one_sided: of `one_centered`.
+        step: of `difference`.
 
     Raises:
         TypeError: `x` is not floating point.
-        ValueError: `x` is empty, the logits do not depend on it, or FSDP2 would free the
-            parameters that the second derivative needs.
+        ValueError: `x` is empty; the logits do not depend on it; an operation has no forward
+            mode; or `double` is asked for where it is known to fail or to be wrong.
     """
-    _check(discriminator, x, kind, method)
+    _check(x, kind, method)
+    method = choose(discriminator) if method == "auto" else method
+    if method == "double":
+        if reason := why_not_double(discriminator):
+            raise ValueError(f"method='double' {reason}; method='forward' is exact here")
+        return _double(discriminator, x, conditions, kind, one_sided)
+    x = x.detach()
+    with same_randomness(discriminator, x.device) as turn_back:
+        gradient = _input_gradient(discriminator, x, conditions)
+        squares = _squared_norms(gradient)
+        direction = _direction(gradient, squares, kind, one_sided).to(x.dtype)
+        turn_back()
+        if method == "forward":
+            logits, tangent = value_and_tangent(discriminator, x, direction, *conditions)
+        else:
+            logits, tangent = _difference(discriminator, x, direction, conditions, step, turn_back)
+    surrogate = tangent.to(squares.dtype).sum() / len(x)
+    value = _penalty(squares, kind, one_sided)
+    # The penalty's value with the surrogate's gradient.
+    loss = surrogate - surrogate.detach() + value
+    return PenaltyOutput(loss, logits, squares.sqrt(), exact=method == "forward")
+
+
+def interpolate(real: Tensor, fake: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A random point between each real and generated sample, where WGAN-GP takes its penalty."""
+    shape = (len(real), *[1] * (real.ndim - 1))
+    mix = torch.rand(shape, generator=generator, device=real.device, dtype=real.dtype)
+    return torch.lerp(fake.detach(), real.detach(), mix)
+
+
+def neighbourhood(real: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Real samples with noise of half their spread, where DRAGAN takes its penalty.
+
+    Kodali et al. 2017, with the perturbation of their published code: x + ½ σ(x) · U(0, 1).
+    """
+    noise = torch.rand(real.shape, generator=generator, device=real.device, dtype=real.dtype)
+    return real.detach() + 0.5 * real.detach().std() * noise
+
+
+def choose(discriminator: Network) -> Literal["double", "forward"]:
+    """What `auto` means for this discriminator."""
+    modules = list(modules_of(discriminator))
+    recomputes = any(is_checkpointed(module) for module in modules)
+    return "forward" if recomputes or why_not_double(discriminator) else "double"
+
+
+def why_not_double(discriminator: Network) -> str | None:
+    """Why differentiating twice fails or is wrong here, or None."""
+    for module in modules_of(discriminator):
+        if isinstance(module, FSDPModule) and _frees_parameters(module):
+            return "needs what FSDP2 frees between the two backward passes"
+        if isinstance(module, DistributedDataParallel) and module.static_graph:
+            return "is silently wrong under DDP with static_graph=True"
+        if any(hasattr(p, "ds_id") for p in module.parameters(recurse=False)):
+            return "needs what ZeRO-3 frees between the two backward passes"
+    return None
+
+
+def _frees_parameters(module: FSDPModule) -> bool:
+    group = module._get_fsdp_state()._fsdp_param_group
+    return group is not None and group.reshard_after_backward
+
+
+def _double(
+    discriminator: Network, x: Tensor, conditions: tuple, kind: Kind, one_sided: bool
+) -> PenaltyOutput:
     x = x.detach().requires_grad_(True)
     logits = discriminator(x, *conditions)
+    gradient = _gradient(logits, x, create_graph=True)
+    squares = _squared_norms(gradient)
+    loss = _penalty(squares, kind, one_sided)
+    return PenaltyOutput(loss, logits, squares.detach().sqrt())
+
+
+def _input_gradient(discriminator: Network, x: Tensor, conditions: tuple) -> Tensor:
+    """∇ₓ of the logits' sum, by a first-order pass that touches no parameter's gradient."""
+    x = x.requires_grad_(True)
+    with ExitStack() as stack:
+        for module in modules_of(discriminator):
+            if isinstance(module, FSDPModule):
+                stack.enter_context(_without_reduction(module))
+        # DDP would prepare for a backward that does not come.
+        wrapped = isinstance(discriminator, DistributedDataParallel)
+        network = discriminator.module if wrapped else discriminator
+        with torch.enable_grad():
+            gradient = _gradient(network(x, *conditions), x, create_graph=False)
+    x.requires_grad_(False)
+    return gradient
+
+
+def _gradient(logits: Tensor, x: Tensor, *, create_graph: bool) -> Tensor:
     if not logits.requires_grad:
         raise ValueError("the discriminator's output is detached: it has no gradient to penalise")
-    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True, allow_unused=True)
+    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=create_graph, allow_unused=True)
     if gradient is None:
         raise ValueError("the discriminator's output does not depend on its input x")
-    squares = _squared_norms(gradient)
-    return PenaltyOutput(_penalty(squares, kind), logits, squares.detach().sqrt())
+    return gradient
+
+
+@contextmanager
+def _without_reduction(module: FSDPModule) -> Iterator[None]:
+    """Keep a pass without parameter gradients from exchanging those accumulated before it."""
+    group = module._get_fsdp_state()._fsdp_param_group
+    before = True if group is None else group.reduce_grads
+    module.set_requires_gradient_sync(False, recurse=False)
+    try:
+        yield
+    finally:
+        module.set_requires_gradient_sync(before, recurse=False)
+
+
+def _difference(
+    discriminator: Network,
+    x: Tensor,
+    direction: Tensor,
+    conditions: tuple,
+    step: float,
+    turn_back: Callable[[], None],
+) -> tuple[Tensor, Tensor]:
+    """D(x), and (D(x + h u) − D(x − h u)) / 2h: three passes."""
+    # One h for the batch: samples that depend on one another move together.
+    length = direction.flatten(1).norm(dim=1).mean().clamp(min=torch.finfo(x.dtype).tiny)
+    h = step / length
+    ahead = discriminator(x + h * direction, *conditions)
+    turn_back()
+    behind = discriminator(x - h * direction, *conditions)
+    turn_back()
+    return discriminator(x, *conditions), (ahead - behind) / (2 * h)
 
 
 def _squared_norms(gradient: Tensor) -> Tensor:
@@ -74,34 +222,30 @@ def _squared_norms(gradient: Tensor) -> Tensor:
     return wide.flatten(1).square().sum(1)
 
 
-def _penalty(squares: Tensor, kind: str) -> Tensor:
+def _penalty(squares: Tensor, kind: Kind, one_sided: bool) -> Tensor:
     if kind == "zero_centered":
         return 0.5 * squares.mean()
     # A square root has no derivative at 0; the penalty's own subgradient there is 0.
     safe = torch.where(squares > 0, squares, 1.0).sqrt()
-    return torch.where(squares > 0, safe - 1, -1.0).square().mean()
+    excess = torch.where(squares > 0, safe - 1, -1.0)
+    return (excess.clamp(min=0) if one_sided else excess).square().mean()
 
 
-def _check(discriminator: Callable[..., Tensor], x: Tensor, kind: str, method: str) -> None:
+def _direction(gradient: Tensor, squares: Tensor, kind: Kind, one_sided: bool) -> Tensor:
+    """u = φ′(‖g‖) g/‖g‖ of each sample, the penalty's derivative in g; 0 where g is."""
+    if kind == "zero_centered":
+        return gradient
+    inverse = torch.where(squares > 0, squares, 1.0).rsqrt()
+    weight = torch.where(squares > 0, 2 * (1 - inverse), 0.0)
+    weight = weight.clamp(min=0) if one_sided else weight
+    return weight.view(-1, *[1] * (gradient.ndim - 1)) * gradient
+
+
+def _check(x: Tensor, kind: str, method: str) -> None:
     if not x.is_floating_point():
         raise TypeError(f"x is {x.dtype}; a gradient needs a floating point input")
     if x.shape[0] == 0:
         raise ValueError("x holds no samples: every rank needs at least one")
-    for name, value, choices in (
-        ("kind", kind, ("zero_centered", "one_centered")),
-        ("method", method, ("auto", "double")),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name} is {value!r}; choose from {', '.join(choices)}")
-    if isinstance(discriminator, nn.Module) and frees_parameters(discriminator):
-        raise ValueError(
-            "FSDP2 frees this discriminator's parameters before the second derivative: shard it "
-            "with dgan.parallel.shard(..., keep_for_double_backward=True)"
-        )
-
-
-def frees_parameters(module: nn.Module) -> bool:
-    """Whether FSDP2 reshards a part of `module` between the penalty's two backward passes."""
-    parts = (part for part in module.modules() if isinstance(part, FSDPModule))
-    groups = (part._get_fsdp_state()._fsdp_param_group for part in parts)
-    return any(group is not None and group.reshard_after_backward for group in groups)
+    for name, value, choices in (("kind", kind, Kind), ("method", method, Method)):
+        if value not in get_args(choices):
+            raise ValueError(f"{name} is {value!r}; choose from {', '.join(get_args(choices))}")

@@ -1,5 +1,6 @@
 """How networks are spread over processes; the training loop does not change with it."""
 
-from dgan.parallel.fsdp import shard
+from dgan.parallel.fsdp import reshard, shard
+from dgan.parallel.recompute import recompute
 
-__all__ = ["shard"]
+__all__ = ["recompute", "reshard", "shard"]

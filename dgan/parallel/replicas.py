@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dgan.networks.layers import BatchNorm
 from dgan.parallel.fsdp import reshard, shard
+from dgan.parallel.recompute import recompute
 from dgan.parallel.world import World
 
 STRATEGIES = ("single", "ddp", "fsdp")
@@ -122,9 +123,17 @@ class FSDPReplica(Replica):
 
 
 def distribute(
-    module: nn.Module, world: World, strategy: str, *, double_backward: bool = False
+    module: nn.Module,
+    world: World,
+    strategy: str,
+    *,
+    double_backward: bool = False,
+    activation_checkpointing: bool = False,
 ) -> Replica:
     """Place `module`, which holds the same weights on every rank, as `strategy` says.
+
+    `double_backward` says that it is differentiated twice in its own phase, and
+    `activation_checkpointing` that its blocks are computed again in the backward pass.
 
     Raises:
         ValueError: no such strategy, or `single` with more than one process.
@@ -135,6 +144,8 @@ def distribute(
     for part in module.modules():
         if isinstance(part, BatchNorm):
             part.process_group = world.mesh.get_group()
+    if activation_checkpointing:
+        recompute(module)
     if strategy == "fsdp":
         return FSDPReplica(module, world, double_backward=double_backward)
     if strategy == "ddp":

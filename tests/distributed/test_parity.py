@@ -26,6 +26,8 @@ CASES: dict[str, dict[str, Any]] = {
         "generator__options": {"z_dim": 6, "widths": (8, 6)},
         "discriminator__options": {"widths": (8, 6)},
     },
+    "double": {"penalty__method": "double"},
+    "recomputed": {"parallel__activation_checkpointing": True},
     "unconditional_hinge": {"family": "mlp", "task__loss": "hinge", "data__classes": 0},
 }
 

@@ -246,9 +246,9 @@ def test_a_sharded_discriminator_must_keep_its_weights() -> None:
         for options in ({}, {"reshard_after_forward": False}):
             careless, *_ = network_and_batch("r3gan")
             fully_shard(careless, mesh=world.mesh, **options)
-            with pytest.raises(ValueError, match="keep_for_double_backward=True"):
-                gradient_penalty(careless, x, labels)
+            with pytest.raises(ValueError, match=r"FSDP2 frees .* method='forward' is exact here"):
+                gradient_penalty(careless, x, labels, method="double")
         shard(network, world.mesh, keep_for_double_backward=True)
-        output = gradient_penalty(network, x, labels)
+        output = gradient_penalty(network, x, labels, method="double")
         output.loss.backward()
         torch.testing.assert_close(output.loss, expected, **EXACT)
