@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgan.export import load_generator
+    from dgan.objectives.check import check_penalty
     from dgan.objectives.penalties import gradient_penalty
 
 __version__ = "0.1.0"
-__all__ = ["gradient_penalty", "load_generator"]
+__all__ = ["check_penalty", "gradient_penalty", "load_generator"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from dgan.objectives.penalties import gradient_penalty
 
         return gradient_penalty
+    if name == "check_penalty":
+        from dgan.objectives.check import check_penalty
+
+        return check_penalty
     if name == "load_generator":
         from dgan.export import load_generator
 

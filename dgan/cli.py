@@ -12,7 +12,13 @@ import tyro
 from dgan import commands, recipes
 from dgan.config import Recipe, nearest
 
-SWITCHES = ("--run.fresh", "--train.deterministic", "--data.flip")
+SWITCHES = (
+    "--run.fresh",
+    "--train.deterministic",
+    "--data.flip",
+    "--penalty.check",
+    "--parallel.activation_checkpointing",
+)
 
 
 def train(arguments: Sequence[str]) -> None:

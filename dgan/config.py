@@ -49,6 +49,8 @@ class Penalty:
     gamma: Cosine = field(default_factory=lambda: constant(1.0))
     method: Literal["auto", "double", "forward", "difference"] = "auto"
     """How it is differentiated; all are exact but `difference`, see `dgan.gradient_penalty`."""
+    check: bool = True
+    """Before the first step, compare its gradient with a finite difference; see `check_penalty`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +169,7 @@ class Recipe:
 
 
 MAY_CHANGE = ("run", "parallel", "checkpoint", "samples", "evaluation")
-MAY_CHANGE_TOO = ("train.steps", "train.log_every", "data.shards", "data.workers")
+MAY_CHANGE_TOO = ("penalty.check", "train.steps", "train.log_every", "data.shards", "data.workers")
 """What a resumed run may set anew: none of it alters the weights that the recipe trains towards."""
 
 

@@ -16,7 +16,7 @@ from dgan.draws import Draws
 from dgan.evaluation import Evaluator, to_uint8
 from dgan.parallel.world import World, launch
 from dgan.run import Run, StopSignal
-from dgan.step import Players, adversarial_step
+from dgan.step import Players, adversarial_step, prepare
 
 
 def train(recipe: Recipe) -> None:
@@ -42,6 +42,8 @@ def train(recipe: Recipe) -> None:
         run.open(start)
         evaluator = build_evaluator(recipe, stream, world, run)
         if start == 0:
+            if recipe.penalty.check:
+                check(players, stream, world, run)
             run.grid("reals", first_images(stream, recipe.samples.count), grid_columns(recipe))
             show(players, recipe, world, run, step=0)
             evaluate(evaluator, players, run, step=0)
@@ -81,6 +83,16 @@ def restore(checkpoints: Checkpoints, players: Players, stream: ShardStream, run
     stream.load_state_dict(facts["stream"])
     run.say(f"going on from {newest}")
     return int(facts["step"])
+
+
+def check(players: Players, stream: ShardStream, world: World, run: Run) -> None:
+    """Compare the penalty's gradient with a finite difference, on images the stream keeps."""
+    rows = min(stream.batch_size, 32 * world.size)
+    batches = stream.dataset.batches(
+        rows, rank=world.rank, world_size=world.size, skip_corrupt=True
+    )
+    error = players.task.check(players.discriminator.replica, prepare(next(batches), world))
+    run.say(f"the penalty's gradient is right: its relative error is about {error:.1g}")
 
 
 @torch.no_grad()

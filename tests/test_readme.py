@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,8 +33,20 @@ def test_own_networks_and_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert (tmp_path / "runs" / run / "checkpoints" / "step-000000002").is_dir()
 
 
+def test_a_sharded_discriminator_of_ones_own(tmp_path: Path) -> None:
+    (block,) = (block for block in blocks("python") if "fully_shard" in block)
+    script = tmp_path / "sharded.py"
+    script.write_text(block)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (error,) = re.findall(r"relative error of the gradient: (\S+)", done.stdout)
+    assert float(error) < 0.01
+
+
 def test_the_penalty_in_a_loop_of_ones_own() -> None:
-    (block,) = (block for block in blocks("python") if "dgan.gradient_penalty(" in block)
+    (block,) = (block for block in blocks("python") if "torch.nn.SiLU()" in block)
     scope: dict = {}
     exec(block, scope)
     weights = scope["discriminator"][1].weight

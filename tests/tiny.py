@@ -37,7 +37,7 @@ def tiny(shards: str, directory: str, family: str = "r3gan", **changes: Any) -> 
         discriminator=player,
         train=Train(steps=4, batch_size=16, log_every=1),
         task=Task(loss="relativistic"),
-        penalty=Penalty(gamma=Cosine(start=2.0, end=0.5, kimg=0.1)),
+        penalty=Penalty(gamma=Cosine(start=2.0, end=0.5, kimg=0.1), check=False),
         average=Average(half_life_kimg=constant(0.05)),
         checkpoint=Checkpoint(every=2),
         samples=Samples(every=1000, count=20),

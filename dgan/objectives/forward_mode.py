@@ -1,18 +1,20 @@
 """A network's value and its derivative along a direction, in one pass that reverse mode can follow.
 
-Dual numbers carry the tangent through the network's own code. Where a module has hooks (FSDP2,
-DeepSpeed and activation checkpointing work through them), value and tangent cross as two ordinary
-tensors: the hooks see nothing unusual, so nothing of them is patched.
+Dual numbers carry the tangent through the network's own code, the user's hooks included. Hooks of
+FSDP2 and DeepSpeed, and activation checkpointing, get value and tangent as two ordinary tensors:
+they see nothing unusual, so nothing of them is patched.
 """
 
+import functools
+import types
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 from dgan.objectives.operators import differentiable_tangents
@@ -35,12 +37,7 @@ def value_and_tangent(
     Raises:
         ValueError: an operator has no forward mode, or the result does not depend on `x`.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_dual_level())
-        stack.enter_context(differentiable_tangents())
-        for module in modules_of(function):
-            if _is_boundary(module):
-                stack.enter_context(_plain_across(module))
+    with _tangents_through(function):
         try:
             result = function(forward_ad.make_dual(x, direction), *conditions)
         except NotImplementedError as error:
@@ -57,8 +54,8 @@ def value_and_tangent(
 def modules_of(function: Callable[..., Any]) -> Iterator[nn.Module]:
     """Every module that a call of `function` may reach, each once.
 
-    Looked for in it, in what it closes over or is bound to, and in what wraps a module under the
-    name `module`, as DDP and DeepSpeed's engine do.
+    Looked for in it, in what it closes over, is bound to or names in its module, and in what wraps
+    a module, as `functools.partial`, DDP and DeepSpeed's engine do.
     """
     seen: set[int] = set()
     waiting: list[Any] = [function]
@@ -70,10 +67,28 @@ def modules_of(function: Callable[..., Any]) -> Iterator[nn.Module]:
         if isinstance(holder, nn.Module):
             yield holder
             waiting += holder.children()
-        elif callable(holder) and not isinstance(holder, type):
-            cells = getattr(holder, "__closure__", None) or ()
-            waiting += [cell.cell_contents for cell in cells]
-            waiting += [getattr(holder, name, None) for name in ("__self__", "module", "func")]
+        elif isinstance(holder, (list, tuple)):
+            waiting += holder
+        elif isinstance(holder, dict):
+            waiting += holder.values()
+        elif not isinstance(holder, (type, types.ModuleType)):
+            waiting += _held_by(holder)
+
+
+def _held_by(holder: Any) -> Iterator[Any]:
+    """What a function refers to; of any other object, its attributes that are modules."""
+    for cell in getattr(holder, "__closure__", None) or ():
+        with suppress(ValueError):  # a cell that is still empty
+            yield cell.cell_contents
+    names: tuple[str, ...] = ("__self__", "__func__", "__wrapped__", "module", "func")
+    if callable(holder):
+        yield from (getattr(holder, name, None) for name in names)
+    if isinstance(holder, functools.partial):
+        yield from (holder.args, holder.keywords)
+    attributes = dict(getattr(holder, "__dict__", {}))
+    if isinstance(holder, types.FunctionType):
+        attributes = {name: holder.__globals__.get(name) for name in holder.__code__.co_names}
+    yield from (held for held in attributes.values() if isinstance(held, nn.Module))
 
 
 def is_checkpointed(module: nn.Module) -> bool:
@@ -81,57 +96,100 @@ def is_checkpointed(module: nn.Module) -> bool:
     return _recomputed(module) is not None
 
 
-def _is_boundary(module: nn.Module) -> bool:
-    hooks = module._forward_pre_hooks or module._forward_hooks
-    return bool(hooks) or is_checkpointed(module)
+@contextmanager
+def _tangents_through(function: Callable[..., Any]) -> Iterator[None]:
+    """Let dual numbers through every module that `function` reaches."""
+    with ExitStack() as stack:
+        stack.enter_context(_dual_level())
+        stack.enter_context(differentiable_tangents())
+        for module in modules_of(function):
+            stack.enter_context(_plain_for_hooks(module))
+            stack.enter_context(_plain_for_checkpoint(module))
+        yield
 
 
 @contextmanager
-def _plain_across(module: nn.Module) -> Iterator[None]:
-    """Let `module`'s hooks see values and tangents as ordinary tensors."""
+def _plain_for_hooks(module: nn.Module) -> Iterator[None]:
+    """Let the hooks of sharding see values and tangents as ordinary tensors.
 
-    def separate(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        (args, kwargs), tangents = _split((args, kwargs))
-        return args, {**kwargs, "dgan_tangents": tangents}
-
-    def unite(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        return _join(*output)
-
-    inner = _recomputed(module)
-    plain = _on_plain(module.forward if inner is None else inner)
-    if inner is not None:
-        plain = _checkpointing(plain)
-    before = module.__dict__.get("forward")
-    # Ours is the first hook before the call and the last one after it.
-    first = module.register_forward_pre_hook(separate, prepend=True, with_kwargs=True)
-    last = module.register_forward_hook(unite, with_kwargs=True)
-    module.forward = plain
+    Other hooks see dual numbers: what they compute has a tangent too.
+    """
+    replaced: list[tuple[dict[int, Any], int, Any]] = []
+    before, after = module._forward_pre_hooks, module._forward_hooks
+    for hooks, plain in ((before, _pre_hook_on_plain), (after, _hook_on_plain)):
+        for key, hook in list(hooks.items()):
+            if _shards(hook):
+                replaced.append((hooks, key, hook))
+                hooks[key] = plain(hook)
     try:
         yield
     finally:
-        first.remove()
-        last.remove()
+        for hooks, key, hook in replaced:
+            if key in hooks:
+                hooks[key] = hook
+
+
+def _shards(hook: Any) -> bool:
+    """Whether a hook is FSDP2's or DeepSpeed's, whose autograd Functions have no forward mode."""
+    origin = getattr(getattr(hook, "func", hook), "__module__", None) or ""
+    return origin.startswith(("torch.distributed.", "deepspeed."))
+
+
+def _pre_hook_on_plain(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def run(module: nn.Module, args: Any, *maybe_kwargs: Any) -> Any:
+        if maybe_kwargs:
+            # FSDP2 has to see the tangents too: the backward pass may arrive through them alone.
+            (args, kwargs), tangents = _split((args, *maybe_kwargs))
+            kwargs = {**kwargs, "dgan_tangents": tangents}
+            args, kwargs = hook(module, args, kwargs) or (args, kwargs)
+            tangents = kwargs.pop("dgan_tangents")
+            return _join((args, kwargs), tangents)
+        args, tangents = _split(args)
+        result = hook(module, args)
+        result = args if result is None else result
+        return _join(result if isinstance(result, tuple) else (result,), tangents)
+
+    return run
+
+
+def _hook_on_plain(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def run(module: nn.Module, *arguments_and_output: Any) -> Any:
+        *arguments, output = arguments_and_output
+        primals = tree_map_only(Tensor, lambda x: forward_ad.unpack_dual(x).primal, arguments)
+        plain = _split(output)
+        result = hook(module, *primals, plain)
+        return _join(*(plain if result is None else result))
+
+    return run
+
+
+@contextmanager
+def _plain_for_checkpoint(module: nn.Module) -> Iterator[None]:
+    """Let what `module` recomputes take and give ordinary tensors, tangents beside values."""
+    inner, before = _recomputed(module), module.__dict__.get("forward")
+    if inner is None or hasattr(before, "carries_tangents"):
+        yield
+        return
+    module.forward = _checkpointing(inner)
+    try:
+        yield
+    finally:
         del module.forward
         if before is not None:
             module.forward = before
 
 
-def _on_plain(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward` on dual numbers, from ordinary tensors and to ordinary tensors."""
-
-    def run(*args: Any, dgan_tangents: Tangents, **kwargs: Any) -> tuple[Any, Tangents]:
+def _checkpointing(inner: Callable[..., Any]) -> Callable[..., Any]:
+    def on_plain(structure: Any, tangents: Tangents) -> tuple[Any, Tangents]:
         # Entered again here because checkpointing calls this from the backward pass.
-        with _dual_level(), differentiable_tangents(), forward_ad._set_fwd_grad_enabled(True):
-            args, kwargs = _join((args, kwargs), dgan_tangents)
-            return _split(forward(*args, **kwargs))
+        with _tangents_through(inner), forward_ad._set_fwd_grad_enabled(True):
+            args, kwargs = _join(structure, tangents)
+            return _split(inner(*args, **kwargs))
 
-    return run
-
-
-def _checkpointing(run: Callable[..., Any]) -> Callable[..., Any]:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(run, *args, use_reentrant=False, **kwargs)
+        return _join(*checkpoint(on_plain, *_split((args, kwargs)), use_reentrant=False))
 
+    forward.carries_tangents = True  # pyright: ignore[reportFunctionMemberAccess]
     return forward
 
 

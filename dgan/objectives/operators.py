@@ -107,6 +107,36 @@ def batch_norm(
     return _affine(normal, weight, bias, shape)
 
 
+def native_batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    *rest: Any,
+    **named: Any,
+) -> Tensor:
+    """As `torch.batch_norm`, whose arguments have another order."""
+    return batch_norm(input, running_mean, running_var, weight, bias, *rest, **_used(named))
+
+
+def native_instance_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    *rest: Any,
+    **named: Any,
+) -> Tensor:
+    """As `torch.instance_norm`, whose arguments have another order."""
+    return instance_norm(input, running_mean, running_var, weight, bias, *rest, **_used(named))
+
+
+def _used(named: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if name != "cudnn_enabled"}
+
+
 def _unbiased(variance: Tensor, count: int) -> Tensor:
     return value(variance) * (count / max(count - 1, 1))
 
@@ -117,9 +147,7 @@ def _track(running: Tensor | None, now: Tensor, momentum: float) -> None:
             running.lerp_(now.to(running.dtype), momentum)
 
 
-def softmax(
-    input: Tensor, dim: int | None = -1, *_: Any, dtype: torch.dtype | None = None
-) -> Tensor:
+def softmax(input: Tensor, dim: int | None = -1, dtype: torch.dtype | None = None) -> Tensor:
     """As `torch.softmax`."""
     x = _widened(input) if dtype is None else input.to(dtype)
     dim = _softmax_dim(x) if dim is None else dim
@@ -150,7 +178,6 @@ def functional_softmin(
 def log_softmax(
     input: Tensor,
     dim: int | None = -1,
-    *unused: Any,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """As `torch.log_softmax`."""
@@ -216,7 +243,8 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
 
 def _behind_the_override(function: Callable[..., Any]) -> Callable[..., Any]:
     """A composite of `torch.nn.functional` that does not ask for overrides of itself again."""
-    unaware = {**function.__globals__, "has_torch_function": lambda *_: False}
+    asks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    unaware = {**function.__globals__, **dict.fromkeys(asks, lambda *_: False)}
     copy = types.FunctionType(function.__code__, unaware, function.__name__, function.__defaults__)
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
@@ -226,14 +254,16 @@ OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.layer_norm: layer_norm,
     torch.layer_norm: layer_norm,
     F.instance_norm: instance_norm,
-    torch.instance_norm: instance_norm,
+    torch.instance_norm: native_instance_norm,
     F.batch_norm: batch_norm,
-    torch.batch_norm: batch_norm,
+    torch.batch_norm: native_batch_norm,
     torch.softmax: softmax,
+    torch.special.softmax: softmax,
     Tensor.softmax: softmax,
     F.softmax: functional_softmax,
     F.softmin: functional_softmin,
     torch.log_softmax: log_softmax,
+    torch.special.log_softmax: log_softmax,
     Tensor.log_softmax: log_softmax,
     F.log_softmax: functional_log_softmax,
     F.glu: glu,
@@ -244,6 +274,7 @@ OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 COMPOSITES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.multi_head_attention_forward: _behind_the_override(F.multi_head_attention_forward),
+    F.gumbel_softmax: _behind_the_override(F.gumbel_softmax),
 }
 """Functions written in Python that call operators of the table."""
 
@@ -263,3 +294,49 @@ class differentiable_tangents(TorchFunctionMode):
             with self:  # inside here the mode is off; what the composite calls needs it again
                 return COMPOSITES[func](*args, **kwargs)
         return OPERATORS.get(func, func)(*args, **kwargs)
+
+
+def _softplus_relu(input: Tensor, inplace: bool = False) -> Tensor:
+    return F.softplus(input)
+
+
+def _softplus_leaky_relu(
+    input: Tensor, negative_slope: float = 0.01, inplace: bool = False
+) -> Tensor:
+    return negative_slope * input + (1 - negative_slope) * F.softplus(input)
+
+
+SMOOTH: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.relu: _softplus_relu,
+    torch.relu: _softplus_relu,
+    Tensor.relu: _softplus_relu,
+    F.leaky_relu: _softplus_leaky_relu,
+    F.relu6: lambda input, inplace=False: 6 * torch.sigmoid(input),
+}
+"""Activations with a kink and a smooth one of the same growth."""
+
+
+BACKWARD: dict[Callable[..., Any], Callable[..., Any]] = {
+    function: _behind_the_override(function)
+    for function in (torch.autograd.grad, torch.autograd.backward)
+}
+
+
+class smooth_activations(TorchFunctionMode):
+    """While active, kinks are rounded, so that finite differences of slopes mean something.
+
+    Limits: a backward on a GPU runs in another thread, where what is recomputed is not rounded.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in BACKWARD:
+            with self:  # also for what checkpointing computes again in there
+                return BACKWARD[func](*args, **kwargs)
+        return SMOOTH.get(func, func)(*args, **kwargs)

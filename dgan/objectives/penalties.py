@@ -94,8 +94,8 @@ def gradient_penalty(
         return _double(discriminator, x, conditions, kind, one_sided)
     x = x.detach()
     with same_randomness(discriminator, x.device) as turn_back:
-        gradient = _input_gradient(discriminator, x, conditions)
-        squares = _squared_norms(gradient)
+        gradient = input_gradient(discriminator, x, conditions)
+        squares = squared_norms(gradient)
         direction = _direction(gradient, squares, kind, one_sided).to(x.dtype)
         turn_back()
         if method == "forward":
@@ -103,7 +103,7 @@ def gradient_penalty(
         else:
             logits, tangent = _difference(discriminator, x, direction, conditions, step, turn_back)
     surrogate = tangent.to(squares.dtype).sum() / len(x)
-    value = _penalty(squares, kind, one_sided)
+    value = penalty_of(squares, kind, one_sided)
     # The penalty's value with the surrogate's gradient.
     loss = surrogate - surrogate.detach() + value
     return PenaltyOutput(loss, logits, squares.sqrt(), exact=method == "forward")
@@ -155,12 +155,12 @@ def _double(
     x = x.detach().requires_grad_(True)
     logits = discriminator(x, *conditions)
     gradient = _gradient(logits, x, create_graph=True)
-    squares = _squared_norms(gradient)
-    loss = _penalty(squares, kind, one_sided)
+    squares = squared_norms(gradient)
+    loss = penalty_of(squares, kind, one_sided)
     return PenaltyOutput(loss, logits, squares.detach().sqrt())
 
 
-def _input_gradient(discriminator: Network, x: Tensor, conditions: tuple) -> Tensor:
+def input_gradient(discriminator: Network, x: Tensor, conditions: tuple) -> Tensor:
     """∇ₓ of the logits' sum, by a first-order pass that touches no parameter's gradient."""
     x = x.requires_grad_(True)
     with ExitStack() as stack:
@@ -216,13 +216,14 @@ def _difference(
     return discriminator(x, *conditions), (ahead - behind) / (2 * h)
 
 
-def _squared_norms(gradient: Tensor) -> Tensor:
+def squared_norms(gradient: Tensor) -> Tensor:
     """‖g‖² of each sample, summed in at least float32: `[N, ...]` → `[N]`."""
     wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     return wide.flatten(1).square().sum(1)
 
 
-def _penalty(squares: Tensor, kind: Kind, one_sided: bool) -> Tensor:
+def penalty_of(squares: Tensor, kind: Kind, one_sided: bool) -> Tensor:
+    """The penalty, a scalar, of the squared norms `[N]` of the samples' gradients."""
     if kind == "zero_centered":
         return 0.5 * squares.mean()
     # A square root has no derivative at 0; the penalty's own subgradient there is 0.

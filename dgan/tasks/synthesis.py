@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dgan.draws import Draws
+from dgan.objectives.check import check_penalty
 from dgan.objectives.losses import LOSSES
 from dgan.objectives.penalties import Method, gradient_penalty
 from dgan.schedule import Cosine
@@ -50,6 +51,18 @@ class Synthesis:
     def has_penalty(self) -> bool:
         """Whether the discriminator is differentiated twice at any time of the run."""
         return self.gamma.start > 0 or self.gamma.end > 0
+
+    def check(self, discriminator: Network, batch: dict[str, Any]) -> float:
+        """The penalty's relative gradient error on real images, or 0.0 where there is none.
+
+        Raises:
+            ArithmeticError: it is too large; see `dgan.check_penalty`.
+        """
+        # A central difference is an approximation, and said to be one.
+        if not self.has_penalty or self.method == "difference":
+            return 0.0
+        real, labels = batch["image"], self._labels(batch)
+        return check_penalty(discriminator, real, labels, method=self.method)
 
     def discriminator_loss(
         self,
