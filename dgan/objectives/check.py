@@ -12,7 +12,6 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dgan.objectives.forward_mode import is_checkpointed, modules_of, same_randomness
-from dgan.objectives.operators import smooth_activations
 from dgan.objectives.penalties import (
     Kind,
     Method,
@@ -21,6 +20,7 @@ from dgan.objectives.penalties import (
     penalty_of,
     squared_norms,
 )
+from dgan.objectives.smooth import smooth_activations
 
 MOVES = (1e-2, 1e-3, 1e-4)
 """How far the parameters are moved, relative to their size: curvature spoils large moves, rounding

@@ -241,7 +241,7 @@ def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return F.relu6(input + 3) / 6
 
 
-def _behind_the_override(function: Callable[..., Any]) -> Callable[..., Any]:
+def behind_the_override(function: Callable[..., Any]) -> Callable[..., Any]:
     """A composite of `torch.nn.functional` that does not ask for overrides of itself again."""
     asks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     unaware = {**function.__globals__, **dict.fromkeys(asks, lambda *_: False)}
@@ -273,8 +273,8 @@ OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
 """Each operator and what replaces it in the tangent pass."""
 
 COMPOSITES: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.multi_head_attention_forward: _behind_the_override(F.multi_head_attention_forward),
-    F.gumbel_softmax: _behind_the_override(F.gumbel_softmax),
+    F.multi_head_attention_forward: behind_the_override(F.multi_head_attention_forward),
+    F.gumbel_softmax: behind_the_override(F.gumbel_softmax),
 }
 """Functions written in Python that call operators of the table."""
 
@@ -294,49 +294,3 @@ class differentiable_tangents(TorchFunctionMode):
             with self:  # inside here the mode is off; what the composite calls needs it again
                 return COMPOSITES[func](*args, **kwargs)
         return OPERATORS.get(func, func)(*args, **kwargs)
-
-
-def _softplus_relu(input: Tensor, inplace: bool = False) -> Tensor:
-    return F.softplus(input)
-
-
-def _softplus_leaky_relu(
-    input: Tensor, negative_slope: float = 0.01, inplace: bool = False
-) -> Tensor:
-    return negative_slope * input + (1 - negative_slope) * F.softplus(input)
-
-
-SMOOTH: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.relu: _softplus_relu,
-    torch.relu: _softplus_relu,
-    Tensor.relu: _softplus_relu,
-    F.leaky_relu: _softplus_leaky_relu,
-    F.relu6: lambda input, inplace=False: 6 * torch.sigmoid(input),
-}
-"""Activations with a kink and a smooth one of the same growth."""
-
-
-BACKWARD: dict[Callable[..., Any], Callable[..., Any]] = {
-    function: _behind_the_override(function)
-    for function in (torch.autograd.grad, torch.autograd.backward)
-}
-
-
-class smooth_activations(TorchFunctionMode):
-    """While active, kinks are rounded, so that finite differences of slopes mean something.
-
-    Limits: a backward on a GPU runs in another thread, where what is recomputed is not rounded.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in BACKWARD:
-            with self:  # also for what checkpointing computes again in there
-                return BACKWARD[func](*args, **kwargs)
-        return SMOOTH.get(func, func)(*args, **kwargs)
