@@ -263,8 +263,8 @@ def same_randomness(
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state(cuda, device)
-        with torch.no_grad():
-            for buffer, old in zip(buffers, before):
-                buffer.copy_(old)
+        for buffer, old in zip(buffers, before):
+            # Not counted as a change: an earlier graph may have saved a buffer that stays as it is.
+            buffer.data.copy_(old)
 
     yield turn_back

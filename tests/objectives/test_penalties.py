@@ -252,3 +252,19 @@ def test_a_sharded_discriminator_must_keep_its_weights() -> None:
         output = gradient_penalty(network, x, labels, method="double")
         output.loss.backward()
         torch.testing.assert_close(output.loss, expected, **EXACT)
+
+
+@pytest.mark.parametrize("method", ["forward", "difference"])
+def test_two_penalties_share_a_backward(method: Any) -> None:
+    """R1 and R2 in one loss: the second call must leave alone what the first one's graph saved."""
+    network, x, labels = network_and_batch("r3gan")
+    parameters = list(network.parameters())
+    first = gradient_penalty(network, x, labels, method=method)
+    second = gradient_penalty(network, 0.5 * x, labels, method=method)
+    both = torch.autograd.grad(first.loss + second.loss + first.logits.sum(), parameters)
+    first = gradient_penalty(network, x, labels, method=method)
+    alone = torch.autograd.grad(first.loss + first.logits.sum(), parameters)
+    second = gradient_penalty(network, 0.5 * x, labels, method=method)
+    rest = torch.autograd.grad(second.loss + 0 * second.logits.sum(), parameters)
+    for together, one, other in zip(both, alone, rest):
+        torch.testing.assert_close(together, one + other, **EXACT)
