@@ -10,15 +10,7 @@ from itertools import pairwise
 import tyro
 
 from dgan import commands, recipes
-from dgan.config import Recipe, nearest
-
-SWITCHES = (
-    "--run.fresh",
-    "--train.deterministic",
-    "--data.flip",
-    "--penalty.check",
-    "--parallel.activation_checkpointing",
-)
+from dgan.config import Recipe, nearest, switches
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -55,10 +47,11 @@ def train(arguments: Sequence[str]) -> None:
 
 def _spell_out(overrides: Sequence[str]) -> list[str]:
     """A switch that stands alone, such as `--run.fresh`, means True."""
+    yes_or_no = switches()
     spelled: list[str] = []
     for word, following in zip(overrides, [*overrides[1:], "--"]):
         spelled.append(word)
-        if word in SWITCHES and following.startswith("--"):
+        if word in yes_or_no and following.startswith("--"):
             spelled.append("True")
     return spelled
 

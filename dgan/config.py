@@ -200,6 +200,17 @@ def validate(recipe: Recipe) -> None:
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
 
 
+def switches() -> set[str]:
+    """The flags, `--section.key`, of what is true or false."""
+    return {
+        f"--{section}.{key}"
+        for section, kind in get_type_hints(Recipe).items()
+        if dataclasses.is_dataclass(kind)
+        for key, value_type in get_type_hints(kind).items()
+        if value_type is bool
+    }
+
+
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML, with the version of its form."""
     return tomli_w.dumps({"format": FORMAT, **dataclasses.asdict(recipe)})

@@ -25,6 +25,16 @@ from dgan.config import (
 from dgan.schedule import Cosine
 
 
+def _r3gan(shape: dict[str, tuple[int, ...]], learning_rate: Cosine) -> Player:
+    """Either player, with the paper's β₂ over the images that the learning rate falls over."""
+    return Player(
+        network="r3gan",
+        options=dict(shape),
+        learning_rate=learning_rate,
+        beta2=Cosine(start=0.9, end=0.99, kimg=learning_rate.kimg),
+    )
+
+
 def digits() -> Recipe:
     """Handwritten digits at 8×8, a small class-conditional R3GAN.
 
@@ -35,12 +45,7 @@ def digits() -> Recipe:
     """
     shape = {"widths": (64, 48), "blocks": (1, 1), "groups": (8, 6)}
     length = 900 * 64 / 1000
-    player = Player(
-        network="r3gan",
-        options=shape,
-        learning_rate=Cosine(start=1e-3, end=1e-4, kimg=length),
-        beta2=Cosine(start=0.9, end=0.99, kimg=length),
-    )
+    player = _r3gan(shape, Cosine(start=1e-3, end=1e-4, kimg=length))
     return Recipe(
         name="digits",
         data=Data(shards="data/digits/train-*.tar", resolution=8, channels=1, classes=10),
@@ -67,12 +72,7 @@ def mnist() -> Recipe:
     """
     shape = {"widths": (96, 64, 32, 16), "blocks": (1, 1, 1, 1), "groups": (12, 8, 4, 2)}
     length = 1600 * 64 / 1000
-    player = Player(
-        network="r3gan",
-        options=shape,
-        learning_rate=Cosine(start=1e-3, end=1e-4, kimg=length),
-        beta2=Cosine(start=0.9, end=0.99, kimg=length),
-    )
+    player = _r3gan(shape, Cosine(start=1e-3, end=1e-4, kimg=length))
     return Recipe(
         name="mnist",
         data=Data(shards="data/mnist/train-*.tar", resolution=32, channels=1, classes=10),
@@ -98,12 +98,7 @@ def cifar10_r3gan() -> Recipe:
     stages = 4
     shape = {"widths": (768,) * stages, "blocks": (2,) * stages, "groups": (96,) * stages}
     length = 20_000.0
-    player = Player(
-        network="r3gan",
-        options=shape,
-        learning_rate=Cosine(start=2e-4, end=5e-5, kimg=length),
-        beta2=Cosine(start=0.9, end=0.99, kimg=length),
-    )
+    player = _r3gan(shape, Cosine(start=2e-4, end=5e-5, kimg=length))
     return Recipe(
         name="cifar10-r3gan",
         data=Data(shards="data/cifar10/train-*.tar", resolution=32, channels=3, flip=True),

@@ -28,7 +28,7 @@ def train(recipe: Recipe) -> None:
         OSError: a checkpoint could not be written; the one before it is usable.
     """
     validate(recipe)
-    plan = recipe.train
+    plan, step_plan = recipe.train, pace(recipe)
     with (
         launch(precision=plan.precision, deterministic=plan.deterministic) as world,
         open_stream(recipe, world) as stream,
@@ -50,7 +50,7 @@ def train(recipe: Recipe) -> None:
 
         step = start
         for step in run.steps(start):
-            metrics = adversarial_step(players, stream, step, pace(recipe), world)
+            metrics = adversarial_step(players, stream, step, step_plan, world)
             last = step == plan.steps
             if due(step, plan.log_every) or last:
                 run.status(step, metrics | skipped(stream, run, world))
@@ -92,7 +92,8 @@ def check(players: Players, stream: ShardStream, world: World, run: Run) -> None
         rows, rank=world.rank, world_size=world.size, skip_corrupt=True
     )
     error = players.task.check(players.discriminator.replica, prepare(next(batches), world))
-    run.say(f"the penalty's gradient is right: its relative error is about {error:.1g}")
+    if error is not None:
+        run.say(f"the penalty's gradient is right: its relative error is about {error:.1g}")
 
 
 @torch.no_grad()

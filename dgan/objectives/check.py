@@ -67,7 +67,8 @@ def check_penalty(
     parameters = _parameters(modules_of(discriminator))
     options = {"kind": kind, "method": method, "one_sided": one_sided}
     _free_gathered(discriminator)
-    with same_randomness(discriminator, x.device) as turn_back, _rounded_kinks(discriminator, x):
+    turn_back = same_randomness(discriminator, x.device)
+    with _rounded_kinks(discriminator, x):
 
         def value() -> float:
             gradient = input_gradient(discriminator, x.detach(), conditions)
@@ -134,7 +135,11 @@ class _Probe:
         sizes = [(_dot(p.detach(), p.detach()) / p.numel()) ** 0.5 for p in parameters]
         # Parameters that are zero, as some start, move too.
         self.sizes = [max(size, 0.1 * max(sizes)) for size in sizes]
-        self.expected = self._expected(range(len(parameters)))
+        # Root mean square of ⟨gradient, direction⟩ over directions.
+        self.expected = (
+            sum(_dot(gradient, gradient) * size**2 for gradient, size in zip(gradients, self.sizes))
+            ** 0.5
+        )
         if not self.expected > 0:
             raise ValueError("the penalty's gradient is zero here: nothing can be checked")
 
@@ -146,11 +151,6 @@ class _Probe:
             misses = [self._miss(chosen, move, number) for number in range(DIRECTIONS)]
             errors.append((sum(miss**2 for miss in misses) / DIRECTIONS) ** 0.5)
         return min(errors) / self.expected
-
-    def _expected(self, chosen: Iterable[int]) -> float:
-        """Root mean square of ⟨gradient, direction⟩ over directions."""
-        squares = (_dot(self.gradients[i], self.gradients[i]) * self.sizes[i] ** 2 for i in chosen)
-        return sum(squares) ** 0.5
 
     def _miss(self, chosen: list[int], move: float, number: int) -> float:
         """Measured less predicted rate of change along one direction."""

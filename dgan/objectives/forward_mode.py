@@ -243,11 +243,8 @@ def _no_forward_mode(error: NotImplementedError) -> str:
     )
 
 
-@contextmanager
-def same_randomness(
-    function: Callable[..., Any], device: torch.device
-) -> Iterator[Callable[[], None]]:
-    """Yield a function that turns back random numbers and buffers to where they were here.
+def same_randomness(function: Callable[..., Any], device: torch.device) -> Callable[[], None]:
+    """A function that turns back random numbers and buffers to where they were here.
 
     Both passes of a penalty must see the same dropout masks and the same power iteration, and
     running statistics must advance once.
@@ -267,4 +264,4 @@ def same_randomness(
             # Not counted as a change: an earlier graph may have saved a buffer that stays as it is.
             buffer.data.copy_(old)
 
-    yield turn_back
+    return turn_back

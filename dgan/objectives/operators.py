@@ -279,8 +279,22 @@ COMPOSITES: dict[Callable[..., Any], Callable[..., Any]] = {
 """Functions written in Python that call operators of the table."""
 
 
-class differentiable_tangents(TorchFunctionMode):
-    """While active, the operators of the table are computed in elementary operations."""
+class Replaced(TorchFunctionMode):
+    """While active, the functions of a table are replaced.
+
+    Args:
+        table: each function and what is called instead.
+        composites: functions that call others of the table, and how to call them past the
+            override; the mode stays on inside.
+    """
+
+    def __init__(
+        self,
+        table: dict[Callable[..., Any], Callable[..., Any]],
+        composites: dict[Callable[..., Any], Callable[..., Any]],
+    ) -> None:
+        super().__init__()
+        self.table, self.composites = table, composites
 
     def __torch_function__(
         self,
@@ -290,7 +304,12 @@ class differentiable_tangents(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in COMPOSITES:
+        if func in self.composites:
             with self:  # inside here the mode is off; what the composite calls needs it again
-                return COMPOSITES[func](*args, **kwargs)
-        return OPERATORS.get(func, func)(*args, **kwargs)
+                return self.composites[func](*args, **kwargs)
+        return self.table.get(func, func)(*args, **kwargs)
+
+
+def differentiable_tangents() -> Replaced:
+    """A context in which the operators of the table are computed in elementary operations."""
+    return Replaced(OPERATORS, COMPOSITES)

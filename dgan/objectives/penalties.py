@@ -93,15 +93,15 @@ def gradient_penalty(
             raise ValueError(f"method='double' {reason}; method='forward' is exact here")
         return _double(discriminator, x, conditions, kind, one_sided)
     x = x.detach()
-    with same_randomness(discriminator, x.device) as turn_back:
-        gradient = input_gradient(discriminator, x, conditions)
-        squares = squared_norms(gradient)
-        direction = _direction(gradient, squares, kind, one_sided).to(x.dtype)
-        turn_back()
-        if method == "forward":
-            logits, tangent = value_and_tangent(discriminator, x, direction, *conditions)
-        else:
-            logits, tangent = _difference(discriminator, x, direction, conditions, step, turn_back)
+    turn_back = same_randomness(discriminator, x.device)
+    gradient = input_gradient(discriminator, x, conditions)
+    squares = squared_norms(gradient)
+    direction = _direction(gradient, squares, kind, one_sided).to(x.dtype)
+    turn_back()
+    if method == "forward":
+        logits, tangent = value_and_tangent(discriminator, x, direction, *conditions)
+    else:
+        logits, tangent = _difference(discriminator, x, direction, conditions, step, turn_back)
     surrogate = tangent.to(squares.dtype).sum() / len(x)
     value = penalty_of(squares, kind, one_sided)
     # The penalty's value with the surrogate's gradient.

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from dgan.objectives.operators import behind_the_override
+from dgan.objectives.operators import Replaced, behind_the_override
 
 
 def _softplus_relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -35,23 +34,12 @@ BACKWARD: dict[Callable[..., Any], Callable[..., Any]] = {
     function: behind_the_override(function)
     for function in (torch.autograd.grad, torch.autograd.backward)
 }
+"""In here, checkpointing computes activations again: they must be the smooth ones too."""
 
 
-class smooth_activations(TorchFunctionMode):
-    """While active, kinks are rounded, so that finite differences of slopes mean something.
+def smooth_activations() -> Replaced:
+    """A context in which kinks are rounded, so that finite differences of slopes mean something.
 
     Limits: a backward on a GPU runs in another thread, where what is recomputed is not rounded.
     """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in BACKWARD:
-            with self:  # also for what checkpointing computes again in there
-                return BACKWARD[func](*args, **kwargs)
-        return SMOOTH.get(func, func)(*args, **kwargs)
+    return Replaced(SMOOTH, BACKWARD)

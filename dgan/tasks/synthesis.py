@@ -52,15 +52,15 @@ class Synthesis:
         """Whether the discriminator is differentiated twice at any time of the run."""
         return self.gamma.start > 0 or self.gamma.end > 0
 
-    def check(self, discriminator: Network, batch: dict[str, Any]) -> float:
-        """The penalty's relative gradient error on real images, or 0.0 where there is none.
+    def check(self, discriminator: Network, batch: dict[str, Any]) -> float | None:
+        """The penalty's relative gradient error on real images; None if no exact one is taken.
 
         Raises:
             ArithmeticError: it is too large; see `dgan.check_penalty`.
         """
         # A central difference is an approximation, and said to be one.
         if not self.has_penalty or self.method == "difference":
-            return 0.0
+            return None
         real, labels = batch["image"], self._labels(batch)
         return check_penalty(discriminator, real, labels, method=self.method)
 
