@@ -1,20 +1,24 @@
 """What a recipe describes, built: the stream, the players, their task."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dgan.checkpoint import complete, load
+from dgan.checkpoint import complete
 from dgan.config import Player as PlayerConfig
-from dgan.config import Recipe, differences, from_toml, to_toml
+from dgan.config import Recipe
 from dgan.data import ShardStream
 from dgan.evaluation import Evaluator, find_features
 from dgan.networks import Role, build
-from dgan.parallel.replicas import Average, distribute
-from dgan.parallel.world import World
+from dgan.parallel.average import Average
+from dgan.parallel.deepspeed_configuration import deepspeed_configuration
+from dgan.parallel.distribute import distribute
+from dgan.parallel.layout import Layout
+from dgan.parallel.world import World, dtypes
+from dgan.recipe_file import differences, from_toml, to_toml
 from dgan.run import Run
 from dgan.step import Pace, Player, Players
 from dgan.tasks.synthesis import Synthesis
@@ -102,10 +106,11 @@ def build_players(recipe: Recipe, world: World) -> Players:
         method=recipe.penalty.method,
     )
     twice = task.has_penalty and task.method == "double"
+    player = _player("generator", recipe, generator, world)
     players = Players(
-        average=Average(generator, world, recipe.parallel.strategy),
-        generator=_player("generator", recipe, generator, world),
+        generator=player,
         discriminator=_player("discriminator", recipe, discriminator, world, twice),
+        average=Average(player.replica),
         half_life_kimg=recipe.average.half_life_kimg,
         task=task,
     )
@@ -117,20 +122,49 @@ def _player(
     role: Role, recipe: Recipe, module: nn.Module, world: World, double_backward: bool = False
 ) -> Player:
     config: PlayerConfig = getattr(recipe, role)
-    replica = distribute(
-        module,
-        world,
-        recipe.parallel.strategy,
-        double_backward=double_backward,
-        activation_checkpointing=recipe.parallel.activation_checkpointing,
-    )
     return Player(
         role,
-        replica,
+        distribute(module, world, layout(recipe, world), double_backward=double_backward),
         learning_rate=config.learning_rate,
         beta1=config.beta1,
         beta2=config.beta2,
         epsilon=config.epsilon,
+    )
+
+
+def layout(recipe: Recipe, world: World) -> Layout:
+    """How the recipe spreads either network over the ranks of `world`."""
+    plan = recipe.parallel
+    narrow = world.compute_dtype == torch.bfloat16
+    return Layout(
+        strategy=plan.strategy,
+        activation_checkpointing=plan.activation_checkpointing,
+        reshard_after_forward=plan.reshard_within or plan.reshard_after_forward,
+        copies=plan.copies,
+        offload=plan.offload,
+        deepspeed=(
+            deepspeed_plan(recipe, world_size=world.size, bfloat16=narrow)
+            if plan.strategy == "deepspeed"
+            else {}
+        ),
+    )
+
+
+def deepspeed_plan(
+    recipe: Recipe, *, world_size: int, bfloat16: bool | None = None
+) -> dict[str, Any]:
+    """DeepSpeed's configuration of either network; `bfloat16` by default as this machine would."""
+    if bfloat16 is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        bfloat16 = dtypes(recipe.train.precision, device)[1] == torch.bfloat16
+    return deepspeed_configuration(
+        stage=recipe.parallel.zero_stage,
+        batch_size=recipe.train.batch_size,
+        accumulation=recipe.train.accumulation,
+        world_size=world_size,
+        bfloat16=bfloat16,
+        offload=recipe.parallel.offload,
+        overrides=recipe.parallel.deepspeed_config,
     )
 
 
@@ -250,41 +284,3 @@ def build_evaluator(
         classes=recipe.data.classes,
         world=world,
     )
-
-
-@dataclass(frozen=True)
-class TrainedGenerator:
-    """A run's averaged generator, whole and on the CPU, and where it comes from."""
-
-    recipe: Recipe
-    network: nn.Module
-    z_dim: int
-    step: int
-
-
-def load_run(directory: Path, step: int | None = None) -> TrainedGenerator:
-    """The averaged generator of a run's newest checkpoint.
-
-    Args:
-        directory: of the run.
-        step: of another checkpoint than the newest.
-
-    Raises:
-        FileNotFoundError: there is no run, or no such checkpoint.
-    """
-    recipe = from_toml(directory / "recipe.toml")
-    found = {int(path.name[5:]): path for path in complete(directory / "checkpoints")}
-    if not found:
-        raise FileNotFoundError(f"{directory} has no checkpoint yet: `dgan train {directory}`")
-    step = max(found) if step is None else step
-    if step not in found:
-        raise FileNotFoundError(
-            f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, found))}"
-        )
-    generator = build_network(recipe, "generator")
-    if recipe.train.precision == "float64":
-        generator.double()
-    state = {f"average.{name}": tensor for name, tensor in generator.state_dict().items()}
-    load(found[step], state, distributed=False)
-    z_dim = latent_size(generator, recipe.generator.network)
-    return TrainedGenerator(recipe, generator.eval().requires_grad_(False), z_dim, step)

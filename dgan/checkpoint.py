@@ -19,6 +19,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from dgan.parallel.pieces import LoadPlanner, Piece, SavePlanner
+from dgan.parallel.replicas import State
 from dgan.parallel.world import World
 
 FACTS = "facts.json"
@@ -49,7 +51,7 @@ class Checkpoints:
                 shutil.rmtree(left_over)
         world.barrier()
 
-    def save(self, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def save(self, step: int, tensors: State, facts: dict[str, Any]) -> None:
         """Copy `tensors` (sharded or not) and write them in the background.
 
         Waits for the previous save first.
@@ -59,9 +61,12 @@ class Checkpoints:
         """
         self.wait()
         # Staging may alias tensors that are on the CPU already, and training goes on.
-        staged = {k: v.clone() if v.device.type == "cpu" else v for k, v in tensors.items()}
+        staged = {name: _staged(tensor) for name, tensor in tensors.items()}
         future = dcp.async_save(
-            staged, checkpoint_id=self._temporary(step), process_group=self._group
+            staged,
+            checkpoint_id=self._temporary(step),
+            planner=SavePlanner(),
+            process_group=self._group,
         )
         assert isinstance(future, Future)
         self._pending = (step, future, facts)
@@ -141,7 +146,7 @@ def latest(directory: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load(path: Path, tensors: dict[str, Tensor], *, distributed: bool) -> dict[str, Any]:
+def load(path: Path, tensors: State, *, distributed: bool) -> dict[str, Any]:
     """Read a checkpoint into `tensors`, whatever world size or sharding wrote it.
 
     Args:
@@ -161,11 +166,17 @@ def load(path: Path, tensors: dict[str, Tensor], *, distributed: bool) -> dict[s
     with warnings.catch_warnings():
         # One process that reads alone is what was asked for.
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.load(tensors, checkpoint_id=path, no_dist=not distributed)
+        dcp.load(tensors, checkpoint_id=path, planner=LoadPlanner(), no_dist=not distributed)
     return facts
 
 
-def _compare(path: Path, tensors: dict[str, Tensor]) -> None:
+def _staged(tensor: Tensor | Piece) -> Tensor | Piece:
+    if isinstance(tensor, Piece):
+        return tensor.staged()
+    return tensor.clone() if tensor.device.type == "cpu" else tensor
+
+
+def _compare(path: Path, tensors: State) -> None:
     stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     for name, tensor in tensors.items():
         if name not in stored:

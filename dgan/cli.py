@@ -1,6 +1,7 @@
 """The `dgan` command: parse, call, print."""
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,23 +16,7 @@ from dgan.config import Recipe, nearest, switches
 
 def train(arguments: Sequence[str]) -> None:
     """Train a recipe, or go on with a run: RECIPE [--section.key VALUE ...]."""
-    if not arguments or arguments[0].startswith("-"):
-        asked_for_help = arguments[:1] in (["-h"], ["--help"])
-        print(
-            "usage: dgan train RECIPE [--section.key VALUE ...]\n\nRECIPE is one of "
-            f"{', '.join(recipes.RECIPES)}; a run's directory or its recipe.toml; or an import "
-            "path, mypackage.recipes:mine.\n`dgan train RECIPE --help` lists what can be set.",
-            file=sys.stdout if asked_for_help else sys.stderr,
-        )
-        raise SystemExit(0 if asked_for_help else 2)
-    name, *overrides = arguments
-    recipe = tyro.cli(
-        Recipe,
-        default=_exchange_networks(recipes.find(name), overrides),
-        args=_spell_out(overrides),
-        prog=f"dgan train {name}",
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-    )
+    recipe = _recipe("train", arguments)
     from dgan.train import train as run
 
     try:
@@ -43,6 +28,46 @@ def train(arguments: Sequence[str]) -> None:
             f"no space is left on the disk of {recipe.directory}: make room and run the same "
             "command again; it goes on from the last checkpoint, which is intact"
         ) from error
+
+
+def deepspeed(arguments: Sequence[str]) -> None:
+    """Print a recipe's DeepSpeed configuration: RECIPE [--ranks N] [--section.key VALUE ...]."""
+    arguments, ranks = list(arguments), "1"
+    if "--ranks" in arguments[:-1]:
+        at = arguments.index("--ranks")
+        ranks = arguments[at + 1]
+        del arguments[at : at + 2]
+    if not ranks.isdecimal() or ranks == "0":
+        raise ValueError(f"--ranks is {ranks!r}; it must be a number of processes")
+    recipe = _recipe("deepspeed", arguments)
+    from dgan.build import deepspeed_plan
+    from dgan.config import validate
+
+    strategy = replace(recipe.parallel, strategy="deepspeed")
+    recipe = replace(recipe, parallel=strategy)
+    validate(recipe)
+    print(json.dumps(deepspeed_plan(recipe, world_size=int(ranks)), indent=2))
+
+
+def _recipe(command: str, arguments: Sequence[str]) -> Recipe:
+    """The recipe that a command names, with what its other arguments change."""
+    if not arguments or arguments[0].startswith("-"):
+        asked_for_help = arguments[:1] in (["-h"], ["--help"])
+        print(
+            f"usage: dgan {command} RECIPE [--section.key VALUE ...]\n\nRECIPE is one of "
+            f"{', '.join(recipes.RECIPES)}; a run's directory or its recipe.toml; or an import "
+            f"path, mypackage.recipes:mine.\n`dgan {command} RECIPE --help` lists what can be set.",
+            file=sys.stdout if asked_for_help else sys.stderr,
+        )
+        raise SystemExit(0 if asked_for_help else 2)
+    name, *overrides = arguments
+    return tyro.cli(
+        Recipe,
+        default=_exchange_networks(recipes.find(name), overrides),
+        args=_spell_out(overrides),
+        prog=f"dgan {command} {name}",
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+    )
 
 
 def _spell_out(overrides: Sequence[str]) -> list[str]:
@@ -71,8 +96,10 @@ def _exchange_networks(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return recipe
 
 
+OF_A_RECIPE: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "deepspeed": deepspeed}
+
 COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train,
+    **OF_A_RECIPE,
     "recipes": commands.list_recipes,
     "sample": commands.sample,
     "evaluate": commands.evaluate,
@@ -84,6 +111,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; a problem that the user can mend is one message and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # DeepSpeed's launcher gives every process one, and LOCAL_RANK besides.
+    arguments = [word for word in arguments if not word.startswith("--local_rank=")]
     # A user's own package is importable from where the command is given, as with `python -m`.
     sys.path.insert(0, os.getcwd())
     words = 2 if arguments[:1] == ["data"] else 1
@@ -95,11 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(_usage(), file=sys.stdout if asked_for_help else sys.stderr)
         raise SystemExit(0 if asked_for_help else 2)
     try:
-        if name == "train":
-            train(rest)
+        if name in OF_A_RECIPE:
+            OF_A_RECIPE[name](rest)
         else:
             tyro.cli(COMMANDS[name], args=rest, prog=f"dgan {name}")
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
         if os.environ.get("DGAN_TRACEBACK"):
             raise
         rank = os.environ.get("RANK", "0")

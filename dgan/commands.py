@@ -91,11 +91,11 @@ def sample(
     """
     import torch
 
-    from dgan.build import load_run
     from dgan.draws import truncated_normal
     from dgan.evaluation import to_uint8
     from dgan.export import synthesise
     from dgan.run import save_grid
+    from dgan.trained import load_run
 
     for name, value, least in (
         ("count", count, 1),
@@ -147,10 +147,10 @@ def evaluate(
     """
     import json
 
-    from dgan.build import load_run
     from dgan.data import ShardDataset
     from dgan.evaluation import Evaluator, find_features
     from dgan.parallel.world import launch
+    from dgan.trained import load_run
 
     if samples is not None and samples < 2:
         raise ValueError(f"--samples is {samples}; it must be at least 2")
@@ -198,8 +198,9 @@ def export(run: Given[Path], out: Given[Path], /, *, step: int | None = None) ->
         step: of another checkpoint than the newest.
     """
     import dgan
-    from dgan.build import load_run, network_arguments
+    from dgan.build import network_arguments
     from dgan.export import save_generator
+    from dgan.trained import load_run
 
     trained = load_run(run, step)
     save_generator(

@@ -1,4 +1,4 @@
-"""The typed tree of a recipe, and its form on disk (TOML). No torch here.
+"""The typed tree of a recipe. No torch here.
 
 Only the command line, the training loop and the recipes read this module; everything below them
 is handed plain values.
@@ -6,17 +6,11 @@ is handed plain values.
 
 import dataclasses
 import difflib
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import tomli_w
+from typing import Any, Literal, get_type_hints
 
 from dgan.schedule import Cosine, constant
-
-FORMAT = 1
-"""Version of the recipe's form on disk; raised when an old file can no longer be read as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +93,21 @@ class Train:
 class Parallel:
     """How the networks are spread over ranks."""
 
-    strategy: Literal["single", "ddp", "fsdp"] = "fsdp"
+    strategy: Literal["single", "ddp", "fsdp", "deepspeed"] = "fsdp"
     activation_checkpointing: bool = False
     """Compute each block's activations again in the backward pass instead of keeping them."""
+    offload: bool = False
+    """fsdp, deepspeed: keep the optimizer (with fsdp and ZeRO-3 also weights) on the CPU."""
+    reshard_after_forward: bool = True
+    """fsdp: free a block's gathered weights between its forward and its backward pass."""
+    reshard_within: int = 0
+    """fsdp: keep them spread over so many ranks of a node instead of over all; 0: all."""
+    copies: int = 1
+    """fsdp: copies of the networks, each sharded over its part of the ranks (HSDP)."""
+    zero_stage: Literal[1, 2, 3] = 3
+    """deepspeed: 1 spreads the optimizer's state over ranks, 2 gradients too, 3 weights too."""
+    deepspeed_config: str = ""
+    """deepspeed: a JSON file merged over the configuration that `dgan deepspeed` prints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +174,6 @@ class Recipe:
         return Path(self.run.dir or f"runs/{self.name}")
 
 
-MAY_CHANGE = ("run", "parallel", "checkpoint", "samples", "evaluation")
-MAY_CHANGE_TOO = ("penalty.check", "train.steps", "train.log_every", "data.shards", "data.workers")
-"""What a resumed run may set anew: none of it alters the weights that the recipe trains towards."""
-
-
 def validate(recipe: Recipe) -> None:
     """Raise `ValueError` for values that no run can have."""
     least = {
@@ -186,6 +187,8 @@ def validate(recipe: Recipe) -> None:
         "data.resolution": (recipe.data.resolution, 1),
         "data.classes": (recipe.data.classes, 0),
         "data.workers": (recipe.data.workers, 0),
+        "parallel.copies": (recipe.parallel.copies, 1),
+        "parallel.reshard_within": (recipe.parallel.reshard_within, 0),
         "checkpoint.every": (recipe.checkpoint.every, 1),
         "checkpoint.keep": (recipe.checkpoint.keep, 1),
         "samples.every": (recipe.samples.every, 1),
@@ -196,8 +199,30 @@ def validate(recipe: Recipe) -> None:
     for key, (value, minimum) in least.items():
         if value < minimum:
             raise ValueError(f"--{key} is {value}; it must be at least {minimum}")
+    _check_parallel(recipe.parallel)
     if recipe.data.channels not in (1, 3):
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
+
+
+OF_STRATEGY = {
+    "offload": ("fsdp", "deepspeed"),
+    "reshard_after_forward": ("fsdp",),
+    "reshard_within": ("fsdp",),
+    "copies": ("fsdp",),
+    "zero_stage": ("deepspeed",),
+    "deepspeed_config": ("deepspeed",),
+}
+"""Which strategies an option of `Parallel` is for; the others would ignore it."""
+
+
+def _check_parallel(parallel: Parallel) -> None:
+    for key, strategies in OF_STRATEGY.items():
+        value = getattr(parallel, key)
+        if value != getattr(Parallel(), key) and parallel.strategy not in strategies:
+            raise ValueError(
+                f"--parallel.{key} {value} means nothing under --parallel.strategy "
+                f"{parallel.strategy}: it is for {' and '.join(strategies)}"
+            )
 
 
 def switches() -> set[str]:
@@ -211,87 +236,7 @@ def switches() -> set[str]:
     }
 
 
-def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML, with the version of its form."""
-    return tomli_w.dumps({"format": FORMAT, **dataclasses.asdict(recipe)})
-
-
-def from_toml(path: Path) -> Recipe:
-    """Read a recipe that `to_toml` wrote, perhaps edited by hand.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not TOML, another format, an unknown key or a value of the wrong type.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no recipe at {path}")
-    try:
-        tree = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from None
-    version = tree.pop("format", None)
-    if version != FORMAT:
-        raise ValueError(
-            f"{path} has recipe format {version}, this dgan reads format {FORMAT}: use the dgan "
-            "that wrote it, or start from a recipe of this version (`dgan recipes`)"
-        )
-    return _build(Recipe, tree, str(path), "")
-
-
-def differences(a: Recipe, b: Recipe) -> list[str]:
-    """The dotted keys in which two recipes differ, of those a resumed run may not change."""
-    flat_a, flat_b = _flatten(dataclasses.asdict(a)), _flatten(dataclasses.asdict(b))
-    keys = sorted(key for key in flat_a | flat_b if flat_a.get(key) != flat_b.get(key))
-    return [k for k in keys if k.split(".")[0] not in MAY_CHANGE and k not in MAY_CHANGE_TOO]
-
-
 def nearest(word: str, choices: list[str]) -> str:
     """A hint that names the choice that was probably meant, or all of them."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(sorted(choices))}"
-
-
-def _build(kind: Any, value: Any, path: str, key: str) -> Any:
-    """Turn TOML's `value` into `kind`, or say which key of which file does not fit."""
-    where = f"{path}: {key or 'the recipe'}"
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} must be a table, not {value!r}")
-        hints = get_type_hints(kind)
-        for name in value:
-            if name not in hints:
-                raise ValueError(
-                    f"{path}: unknown key {_join(key, name)!r}; {nearest(name, list(hints))}"
-                )
-        known = {n: _build(hints[n], v, path, _join(key, n)) for n, v in value.items()}
-        required = [
-            f.name
-            for f in dataclasses.fields(kind)
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        ]
-        if missing := [_join(key, name) for name in required if name not in known]:
-            raise ValueError(f"{path}: missing {', '.join(missing)}")
-        return kind(**known)  # type: ignore[reportCallIssue]
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ValueError(f"{where} is {value!r}; choose from {', '.join(get_args(kind))}")
-        return value
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{where} is {value!r}; it must be of type {kind.__name__}")
-    return value
-
-
-def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        key = _join(prefix, name)
-        flat |= _flatten(value, key) if isinstance(value, dict) else {key: value}
-    return flat

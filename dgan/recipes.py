@@ -19,9 +19,9 @@ from dgan.config import (
     Recipe,
     Samples,
     Train,
-    from_toml,
     nearest,
 )
+from dgan.recipe_file import from_toml
 from dgan.schedule import Cosine
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dgan.draws import Draws, seed_of
-from dgan.parallel.replicas import Average, Replica
+from dgan.parallel.average import Average
+from dgan.parallel.replicas import Replica, State
 from dgan.parallel.world import World
 from dgan.schedule import Cosine
 from dgan.tasks.synthesis import Synthesis
@@ -47,33 +48,19 @@ class Player:
         self.name = name
         self.replica = replica
         self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
-        self.optimizer = torch.optim.Adam(
-            replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon
+        replica.drive(
+            torch.optim.Adam(replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon)
         )
-        # Filled now, so that a checkpoint has one form at every step.
-        for parameter in replica.trainable:
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(0.0),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
 
     def step(self, images_seen: int) -> None:
         """Move the weights along the accumulated gradients, and forget these."""
-        group = self.optimizer.param_groups[0]
-        group["lr"] = self.learning_rate.at(images_seen)
-        group["betas"] = (self.beta1, self.beta2.at(images_seen))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.replica.step(
+            lr=self.learning_rate.at(images_seen), betas=(self.beta1, self.beta2.at(images_seen))
+        )
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, buffers and moments by name; loading writes into these tensors."""
-        tensors = {f"network.{k}": v for k, v in self.replica.module.state_dict().items()}
-        names = [n for n, p in self.replica.module.named_parameters() if p.requires_grad]
-        for name, parameter in zip(names, self.replica.trainable):
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{name}.{key}"] = value
-        return {f"{self.name}.{key}": value for key, value in tensors.items()}
+    def state(self) -> State:
+        """Weights, buffers and moments by name; loading writes into them."""
+        return {f"{self.name}.{key}": value for key, value in self.replica.state().items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +74,18 @@ class Players:
     """Of the average, in thousand images, over images seen."""
     task: Synthesis
 
-    def state(self) -> dict[str, Tensor]:
-        """Every tensor of the run by name; a checkpoint is read into these tensors."""
-        average = self.average.module.state_dict()
+    def state(self) -> State:
+        """Every tensor of the run by name; a checkpoint is read into them."""
         return {
             **self.generator.state(),
             **self.discriminator.state(),
-            **{f"average.{name}": tensor for name, tensor in average.items()},
+            **{f"average.{name}": tensor for name, tensor in self.average.state().items()},
         }
+
+    def loaded(self) -> None:
+        """Called after a checkpoint was read into `state`."""
+        self.generator.replica.written()
+        self.discriminator.replica.written()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +132,7 @@ def adversarial_step(
         metrics |= update(generator, discriminator, turn, pace, world)
     half_life = 1000 * players.half_life_kimg.at(images_seen)
     decay = 0.5 ** (pace.images_per_step / half_life) if half_life > 0 else 0.0
-    players.average.update(generator.replica, decay)
+    players.average.update(decay)
     return metrics
 
 
@@ -188,7 +179,7 @@ def update(
                     terms = turn.objective(
                         player.replica, fixed, micro_batch, part, turn.images_seen
                     )
-                (terms["loss"] / pace.accumulation).backward()
+                player.replica.backward(terms["loss"] / pace.accumulation)
             for key, value in terms.items():
                 sums[key] = sums.get(key, 0.0) + value.detach().double() / pace.accumulation
     player.replica.finish_backward()

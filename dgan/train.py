@@ -80,6 +80,7 @@ def restore(checkpoints: Checkpoints, players: Players, stream: ShardStream, run
     if newest is None:
         return 0
     facts = load(newest, players.state(), distributed=True)
+    players.loaded()
     stream.load_state_dict(facts["stream"])
     run.say(f"going on from {newest}")
     return int(facts["step"])

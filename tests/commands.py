@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dgan import cli
 from dgan.checkpoint import load
-from dgan.config import to_toml
+from dgan.recipe_file import to_toml
 
 ROOT = Path(__file__).parents[1]
 

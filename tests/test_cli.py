@@ -1,6 +1,7 @@
 """The command line, from packing data to an exported generator."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,7 @@ from dgan.evaluation import to_uint8
 from dgan.recipes import find
 from dgan.train import train
 
-COMMANDS = ("train", "recipes", "sample", "evaluate", "export", "data pack")
+COMMANDS = ("train", "deepspeed", "recipes", "sample", "evaluate", "export", "data pack")
 
 
 @pytest.fixture(scope="module")
@@ -238,3 +239,42 @@ def test_a_package_of_ones_own_from_the_current_folder(
     mlp = ["--generator.network", "mlp", "--run.dir", "runs/mlp"]
     outcome = dgan(capsys, "train", "mypackage.recipes:mine", *mlp)
     assert outcome.code == 0, outcome
+
+
+def test_the_deepspeed_configuration_is_printed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.json"
+    own.write_text('{"zero_optimization": {"overlap_comm": true}, "gradient_clipping": 5.0}')
+    options = ("--ranks", 4, "--train.accumulation", 2, "--parallel.zero_stage", 2)
+    found = json.loads(dgan(capsys, "deepspeed", "digits", *options).out)
+    assert found["train_batch_size"] == 64
+    assert found["train_micro_batch_size_per_gpu"] == 8
+    assert found["gradient_accumulation_steps"] == 2
+    assert found["gradient_clipping"] == 0.0
+    assert found["zero_optimization"]["stage"] == 2
+    merged = dgan(capsys, "deepspeed", "digits", *options, "--parallel.deepspeed_config", own).out
+    found["zero_optimization"]["overlap_comm"] = True
+    assert json.loads(merged) == {**found, "gradient_clipping": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "must hold a JSON object, not list"),
+        ('{"train_batch_size": 8}', "'train_batch_size'.*use --train.batch_size"),
+        ('{"zero_optimization": {"stage": 1}}', "use --parallel.zero_stage"),
+        ('{"bf16": {"enabled": true}}', "use --train.precision"),
+    ],
+)
+def test_a_bad_deepspeed_file_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str
+) -> None:
+    own = tmp_path / "own.json"
+    own.write_text(text)
+    error = dgan(capsys, "deepspeed", "digits", "--parallel.deepspeed_config", own).error()
+    assert str(own) in error
+    assert re.search(message, error), error
+    missing = dgan(capsys, "deepspeed", "digits", "--parallel.deepspeed_config", "no.json").error()
+    assert "there is no file no.json" in missing

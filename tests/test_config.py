@@ -9,15 +9,14 @@ import pytest
 import tomli_w
 from tiny import tiny
 
-from dgan.config import (
+from dgan.config import Recipe, validate
+from dgan.recipe_file import (
     FORMAT,
     MAY_CHANGE,
     MAY_CHANGE_TOO,
-    Recipe,
     differences,
     from_toml,
     to_toml,
-    validate,
 )
 from dgan.recipes import RECIPES
 from dgan.schedule import Cosine
@@ -207,3 +206,20 @@ def test_the_directory_of_a_run(recipe: Recipe) -> None:
     assert recipe.directory == Path("runs/tiny")
     assert replace(recipe, run=replace(recipe.run, dir="")).directory == Path("runs/tiny")
     assert replace(recipe, run=replace(recipe.run, dir="/a/b")).directory == Path("/a/b")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "key", "value", "instead"),
+    [
+        ("ddp", "copies", 2, "it is for fsdp"),
+        ("deepspeed", "reshard_after_forward", False, "it is for fsdp"),
+        ("fsdp", "zero_stage", 2, "it is for deepspeed"),
+        ("single", "offload", True, "it is for fsdp and deepspeed"),
+    ],
+)
+def test_options_of_another_strategy_are_errors(
+    recipe: Recipe, strategy: str, key: str, value: Any, instead: str
+) -> None:
+    parallel = replace(recipe.parallel, strategy=strategy, **{key: value})
+    with pytest.raises(ValueError, match=f"--parallel.{key} .*--parallel.strategy.*{instead}"):
+        validate(replace(recipe, parallel=parallel))

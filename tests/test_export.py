@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from tiny import tiny
 
 import dgan
-from dgan.build import load_run
 from dgan.cli import main
 from dgan.export import synthesise
 from dgan.train import train
+from dgan.trained import load_run
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import torch
 from tiny import tiny
 
 from dgan.build import network_arguments
-from dgan.config import to_toml
 from dgan.networks import FAMILIES
+from dgan.recipe_file import to_toml
 from dgan.recipes import RECIPES, describe, find
 
 MODULE = """

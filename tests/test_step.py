@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from dgan.draws import Draws
 from dgan.networks import build
-from dgan.parallel.replicas import Average, distribute
+from dgan.parallel.average import Average
+from dgan.parallel.distribute import distribute
+from dgan.parallel.layout import Layout
 from dgan.parallel.world import World, launch
 from dgan.schedule import Cosine, constant
 from dgan.step import (
@@ -81,10 +83,12 @@ def players(
     pair: tuple[nn.Module, nn.Module] | None = None,
 ) -> Players:
     generator, discriminator = pair or networks(family)
+    single = Layout(strategy="single")
+    replica = distribute(generator, world, single)
     return Players(
-        average=Average(generator, world, "single"),
-        generator=Player("generator", distribute(generator, world, "single"), **RATES),
-        discriminator=Player("discriminator", distribute(discriminator, world, "single"), **RATES),
+        generator=Player("generator", replica, **RATES),
+        discriminator=Player("discriminator", distribute(discriminator, world, single), **RATES),
+        average=Average(replica),
         half_life_kimg=half_life or constant(0.01),
         task=objective or task(),
     )
@@ -186,14 +190,15 @@ def test_steps_equal_those_worked_out_by_hand(world: World) -> None:
         decay = 0.5 ** (2 * SIZE / half_life) if half_life else 0.0
         for mine, theirs in zip(average.parameters(), generator.parameters()):
             mine.data = decay * mine.data + (1 - decay) * theirs.data
-        for found, expected in (
-            (game.generator.replica.module, generator),
-            (game.discriminator.replica.module, discriminator),
-            (game.average.module, average),
+        state = game.state()
+        for prefix, expected in (
+            ("generator.network", generator),
+            ("discriminator.network", discriminator),
+            ("average", average),
         ):
             for name, parameter in expected.named_parameters():
-                mine = found.get_parameter(name)
-                torch.testing.assert_close(mine.data, parameter.data, **EXACT, msg=name)
+                mine = state[f"{prefix}.{name}"]
+                torch.testing.assert_close(mine, parameter.data, **EXACT, msg=name)
     assert next(stream)["__key__"] == next(again)["__key__"]
 
 
@@ -218,7 +223,7 @@ def test_rates_follow_the_images_seen(world: World) -> None:
     for step, seen in zip(range(1, 6), (0, 16, 32, 48, 64)):
         adversarial_step(game, stream, step, pace, world)
         for player in (game.generator, game.discriminator):
-            (group,) = player.optimizer.param_groups
+            (group,) = player.replica.optimizer.param_groups
             assert group["lr"] == RATES["learning_rate"].at(seen)
             assert group["betas"] == (0.3, RATES["beta2"].at(seen))
     assert group["lr"] == 1e-3

@@ -20,7 +20,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny
 
-from dgan.config import from_toml
+from dgan.recipe_file import from_toml
 from dgan.train import train
 
 PLAYERS = ("generator", "discriminator")

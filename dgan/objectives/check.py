@@ -1,24 +1,26 @@
 """Whether a penalty's gradient is right, for any discriminator under any sharding."""
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dgan.objectives.forward_mode import is_checkpointed, modules_of, same_randomness
+from dgan.objectives.held import Held, held, under_zero
 from dgan.objectives.penalties import (
     Kind,
     Method,
     gradient_penalty,
     input_gradient,
+    is_engine,
     penalty_of,
     squared_norms,
+    unwrapped,
 )
 from dgan.objectives.smooth import smooth_activations
 
@@ -64,7 +66,7 @@ def check_penalty(
             largest.
         ValueError: the penalty or its gradient is zero, so that nothing can be compared.
     """
-    parameters = _parameters(modules_of(discriminator))
+    parts = _trainable(discriminator)
     options = {"kind": kind, "method": method, "one_sided": one_sided}
     _free_gathered(discriminator)
     turn_back = same_randomness(discriminator, x.device)
@@ -77,13 +79,13 @@ def check_penalty(
             _free_gathered(discriminator)
             return _mean_over_ranks(penalty, discriminator)
 
-        gradients = _gradients(discriminator, parameters, (x, *conditions), options)
+        gradients = _gradients(discriminator, parts, (x, *conditions), options)
         turn_back()
-        probe = _Probe(value, parameters, gradients, seed)
-        error = probe.error(range(len(parameters)))
+        probe = _Probe(value, parts, gradients, seed)
+        error = probe.error(range(len(parts)))
         if error <= tolerance:
             return error
-        worst = _worst(discriminator, parameters, probe)
+        worst = _worst(discriminator, parts, probe)
     raise ArithmeticError(
         f"the gradient of the {kind} penalty by method={method!r} is off by {error:.0%} (against "
         f"a finite difference of its value), most in {worst}: an operation there has a wrong "
@@ -96,29 +98,63 @@ def _rounded_kinks(discriminator: Callable[..., Tensor], x: Tensor) -> AbstractC
     return nullcontext() if x.is_cuda and recomputes else smooth_activations()
 
 
-def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
-    found = {id(p): p for module in modules for p in module.parameters(recurse=False)}
-    return [parameter for parameter in found.values() if parameter.requires_grad]
+def _trainable(discriminator: Callable[..., Tensor]) -> list[Held]:
+    found = {id(p): p for m in modules_of(discriminator) for p in m.parameters(recurse=False)}
+    return [held(parameter) for parameter in found.values() if parameter.requires_grad]
 
 
 def _gradients(
     discriminator: Callable[..., Tensor],
-    parameters: list[nn.Parameter],
+    parts: list[Held],
     inputs: tuple[Any, ...],
     options: dict[str, Any],
 ) -> list[Tensor]:
-    before = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    output = gradient_penalty(discriminator, *inputs, **options)
+    """This rank's part of the penalty's gradient in each parameter."""
+    with ExitStack() as stack:
+        for module in modules_of(discriminator):
+            if is_engine(module):
+                stack.enter_context(unwrapped(module))
+        output = gradient_penalty(discriminator, *inputs, **options)
     # The logits take part so that every parameter has a gradient, which DDP waits for.
-    # `Tensor.backward` would turn the mode off that rounds kinks.
-    torch.autograd.backward(output.loss + 0.0 * output.logits.sum())
+    loss = output.loss + 0.0 * output.logits.sum()
+    by_hooks = any(under_zero(part.parameter) for part in parts)
+    gradients = _caught(loss, parts) if by_hooks else _accumulated(loss, parts)
     _free_gathered(discriminator)
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    for parameter, old in zip(parameters, before):
-        parameter.grad = old
     return gradients
+
+
+def _accumulated(loss: Tensor, parts: list[Held]) -> list[Tensor]:
+    before = [part.parameter.grad for part in parts]
+    for part in parts:
+        part.parameter.grad = None
+    # `Tensor.backward` would turn the mode off that rounds kinks.
+    torch.autograd.backward(loss)
+    gradients = [part.zeros() if (g := part.gradient()) is None else g for part in parts]
+    for part, old in zip(parts, before):
+        part.parameter.grad = old
+    return gradients
+
+
+def _caught(loss: Tensor, parts: list[Held]) -> list[Tensor]:
+    """Averaged over ranks and cut as they come: ZeRO sees none, and memory never holds all."""
+    caught: dict[int, Tensor] = {}
+
+    def catch(index: int) -> Callable[[Tensor], Tensor]:
+        def hook(gradient: Tensor) -> Tensor:
+            mean = gradient.detach().clone()
+            dist.all_reduce(mean)
+            caught[index] = parts[index].cut(mean / dist.get_world_size()).clone()
+            return gradient.new_zeros(()).expand(gradient.shape)
+
+        return hook
+
+    handles = [part.parameter.register_hook(catch(i)) for i, part in enumerate(parts)]
+    try:
+        torch.autograd.grad(loss, [part.parameter for part in parts], allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [caught[i] if i in caught else part.zeros() for i, part in enumerate(parts)]
 
 
 class _Probe:
@@ -127,19 +163,17 @@ class _Probe:
     def __init__(
         self,
         value: Callable[[], float],
-        parameters: list[nn.Parameter],
+        parts: list[Held],
         gradients: list[Tensor],
         seed: int,
     ) -> None:
-        self.value, self.parameters, self.gradients, self.seed = value, parameters, gradients, seed
-        sizes = [(_dot(p.detach(), p.detach()) / p.numel()) ** 0.5 for p in parameters]
+        self.value, self.parts, self.gradients, self.seed = value, parts, gradients, seed
+        sizes = [(part.dot(part.tensor, part.tensor) / part.numel) ** 0.5 for part in parts]
         # Parameters that are zero, as some start, move too.
         self.sizes = [max(size, 0.1 * max(sizes)) for size in sizes]
         # Root mean square of ⟨gradient, direction⟩ over directions.
-        self.expected = (
-            sum(_dot(gradient, gradient) * size**2 for gradient, size in zip(gradients, self.sizes))
-            ** 0.5
-        )
+        squares = (part.dot(g, g) * s**2 for part, g, s in zip(parts, gradients, self.sizes))
+        self.expected = sum(squares) ** 0.5
         if not self.expected > 0:
             raise ValueError("the penalty's gradient is zero here: nothing can be checked")
 
@@ -155,65 +189,30 @@ class _Probe:
     def _miss(self, chosen: list[int], move: float, number: int) -> float:
         """Measured less predicted rate of change along one direction."""
         directions = {i: self._direction(i, number) for i in chosen}
-        predicted = sum(_dot(self.gradients[i], d) for i, d in directions.items())
-        before = [self.parameters[i].detach().clone() for i in chosen]
+        predicted = sum(self.parts[i].dot(self.gradients[i], d) for i, d in directions.items())
+        before = {i: self.parts[i].tensor.clone() for i in chosen}
         self._move(directions, move)
         ahead = self.value()
         self._move(directions, -2 * move)
         behind = self.value()
-        with torch.no_grad():
-            for i, old in zip(chosen, before):
-                self.parameters[i].copy_(old)
+        for i, old in before.items():
+            self.parts[i].tensor.copy_(old)
         return (ahead - behind) / (2 * move) - predicted
 
     def _direction(self, index: int, number: int) -> Tensor:
-        gradient = self.gradients[index]
-        part = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-        seed = self.seed + 10**6 * number + 1000 * index + _shard_of(gradient)
+        part = self.gradients[index]
+        seed = self.seed + 10**6 * number + 1000 * index + self.parts[index].shard
         noise = torch.randn(part.shape, generator=torch.Generator().manual_seed(seed))
-        return _like(gradient, self.sizes[index] * noise.to(part))
+        return self.sizes[index] * noise.to(part)
 
-    @torch.no_grad()
     def _move(self, directions: dict[int, Tensor], size: float) -> None:
         for index, direction in directions.items():
-            self.parameters[index].add_(direction, alpha=size)
+            self.parts[index].tensor.add_(direction, alpha=size)
 
 
-def _shard_of(tensor: Tensor) -> int:
-    """Different for different shards of a tensor, equal for its copies."""
-    if not isinstance(tensor, DTensor):
-        return 0
-    where = tensor.device_mesh.get_coordinate() or []
-    return sum(
-        coordinate * 100 ** (1 + dim)
-        for dim, (coordinate, placement) in enumerate(zip(where, tensor.placements))
-        if placement.is_shard()
-    )
-
-
-def _like(tensor: Tensor, part: Tensor) -> Tensor:
-    if not isinstance(tensor, DTensor):
-        return part
-    return DTensor.from_local(
-        part,
-        tensor.device_mesh,
-        tensor.placements,
-        run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
-    )
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    product = (a.double() * b.double()).sum()
-    return float(product.full_tensor() if isinstance(product, DTensor) else product)
-
-
-def _worst(
-    discriminator: Callable[..., Tensor], parameters: list[nn.Parameter], probe: _Probe
-) -> str:
+def _worst(discriminator: Callable[..., Tensor], parts: list[Held], probe: _Probe) -> str:
     """The module, of those that hold parameters themselves, whose gradient is most wrong."""
-    numbers = {id(parameter): index for index, parameter in enumerate(parameters)}
+    numbers = {id(part.parameter): index for index, part in enumerate(parts)}
     errors: dict[str, float] = {}
     root = next(iter(modules_of(discriminator)))
     for name, module in root.named_modules():
@@ -231,7 +230,9 @@ def _free_gathered(discriminator: Callable[..., Tensor]) -> None:
 
 def _mean_over_ranks(penalty: Tensor, discriminator: Callable[..., Tensor]) -> float:
     spread = (FSDPModule, DistributedDataParallel)
-    if any(isinstance(module, spread) for module in modules_of(discriminator)):
+    modules = list(modules_of(discriminator))
+    parameters = (p for module in modules for p in module.parameters(recurse=False))
+    if any(isinstance(m, spread) for m in modules) or any(under_zero(p) for p in parameters):
         dist.all_reduce(penalty)
         penalty /= dist.get_world_size()
     return float(penalty)

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -153,7 +153,11 @@ def _double(
     discriminator: Network, x: Tensor, conditions: tuple, kind: Kind, one_sided: bool
 ) -> PenaltyOutput:
     x = x.detach().requires_grad_(True)
-    logits = discriminator(x, *conditions)
+    with ExitStack() as stack:
+        for module in modules_of(discriminator):
+            if is_engine(module):
+                stack.enter_context(unwrapped(module))
+        logits = discriminator(x, *conditions)
     gradient = _gradient(logits, x, create_graph=True)
     squares = squared_norms(gradient)
     loss = penalty_of(squares, kind, one_sided)
@@ -167,11 +171,10 @@ def input_gradient(discriminator: Network, x: Tensor, conditions: tuple) -> Tens
         for module in modules_of(discriminator):
             if isinstance(module, FSDPModule):
                 stack.enter_context(_without_reduction(module))
-        # DDP would prepare for a backward that does not come.
-        wrapped = isinstance(discriminator, DistributedDataParallel)
-        network = discriminator.module if wrapped else discriminator
+            elif isinstance(module, DistributedDataParallel) or is_engine(module):
+                stack.enter_context(unwrapped(module))
         with torch.enable_grad():
-            gradient = _gradient(network(x, *conditions), x, create_graph=False)
+            gradient = _gradient(discriminator(x, *conditions), x, create_graph=False)
     x.requires_grad_(False)
     return gradient
 
@@ -195,6 +198,27 @@ def _without_reduction(module: FSDPModule) -> Iterator[None]:
         yield
     finally:
         module.set_requires_gradient_sync(before, recurse=False)
+
+
+def is_engine(module: nn.Module) -> bool:
+    """Whether `module` is a DeepSpeed engine."""
+    return any(kind.__module__ == "deepspeed.runtime.engine" for kind in type(module).__mro__)
+
+
+@contextmanager
+def unwrapped(wrapper: Any) -> Iterator[None]:
+    """Let a wrapper only call what it wraps: it would take the backward to x for its own."""
+    if is_engine(wrapper):
+        # What its forward does before: drop what the last micro-batch left.
+        wrapper.optimizer.clear_backward_seen_flag()
+    before = wrapper.__dict__.get("forward")
+    wrapper.forward = wrapper.module.__call__
+    try:
+        yield
+    finally:
+        del wrapper.forward
+        if before is not None:
+            wrapper.forward = before
 
 
 def _difference(

@@ -97,7 +97,7 @@ def launch(
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
-        dtype, compute_dtype = _dtypes(precision, device)
+        dtype, compute_dtype = dtypes(precision, device)
         control = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(control, dist.ProcessGroup)
         yield World(
@@ -115,7 +115,8 @@ def launch(
         dist.destroy_process_group()
 
 
-def _dtypes(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+def dtypes(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """Of parameters, and of autocast regions, on `device`; `ValueError` if there is no such."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; choose from {', '.join(PRECISIONS)}")
     if precision == "float64":

@@ -1,0 +1,37 @@
+"""From a network to its replica: the one place that knows every strategy."""
+
+from torch import nn
+
+from dgan.networks.layers import BatchNorm
+from dgan.parallel.layout import Layout
+from dgan.parallel.recompute import recompute
+from dgan.parallel.replicas import DDPReplica, FSDPReplica, Replica
+from dgan.parallel.world import World
+
+
+def distribute(
+    module: nn.Module, world: World, layout: Layout, *, double_backward: bool = False
+) -> Replica:
+    """Place `module`, which holds the same weights on every rank, as `layout` says.
+
+    `double_backward` says that it is differentiated twice in its own phase.
+
+    Raises:
+        ValueError: the layout does not fit the world. ImportError: DeepSpeed is not installed.
+    """
+    layout.check(world)
+    module = module.to(world.device, world.dtype)
+    for part in module.modules():
+        if isinstance(part, BatchNorm):
+            part.process_group = world.mesh.get_group()
+    if layout.activation_checkpointing:
+        recompute(module)
+    if layout.strategy == "fsdp":
+        return FSDPReplica(module, world, layout, double_backward=double_backward)
+    if layout.strategy == "ddp":
+        return DDPReplica(module, world)
+    if layout.strategy == "deepspeed":
+        from dgan.parallel.deepspeed import DeepSpeedReplica
+
+        return DeepSpeedReplica(module, world, layout.deepspeed)
+    return Replica(module, world)

@@ -1,0 +1,98 @@
+"""A recipe's form on disk: TOML, with the version of that form."""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from dgan.config import Recipe, nearest
+
+FORMAT = 1
+"""Version of the recipe's form on disk; raised when an old file can no longer be read as it is."""
+
+MAY_CHANGE = ("run", "parallel", "checkpoint", "samples", "evaluation")
+MAY_CHANGE_TOO = ("penalty.check", "train.steps", "train.log_every", "data.shards", "data.workers")
+"""What a resumed run may set anew: none of it alters the weights that the recipe trains towards."""
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML, with the version of its form."""
+    return tomli_w.dumps({"format": FORMAT, **dataclasses.asdict(recipe)})
+
+
+def from_toml(path: Path) -> Recipe:
+    """Read a recipe that `to_toml` wrote, perhaps edited by hand.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not TOML, another format, an unknown key or a value of the wrong type.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no recipe at {path}")
+    try:
+        tree = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
+    version = tree.pop("format", None)
+    if version != FORMAT:
+        raise ValueError(
+            f"{path} has recipe format {version}, this dgan reads format {FORMAT}: use the dgan "
+            "that wrote it, or start from a recipe of this version (`dgan recipes`)"
+        )
+    return _build(Recipe, tree, str(path), "")
+
+
+def differences(a: Recipe, b: Recipe) -> list[str]:
+    """The dotted keys in which two recipes differ, of those a resumed run may not change."""
+    flat_a, flat_b = _flatten(dataclasses.asdict(a)), _flatten(dataclasses.asdict(b))
+    keys = sorted(key for key in flat_a | flat_b if flat_a.get(key) != flat_b.get(key))
+    return [k for k in keys if k.split(".")[0] not in MAY_CHANGE and k not in MAY_CHANGE_TOO]
+
+
+def _build(kind: Any, value: Any, path: str, key: str) -> Any:
+    """Turn TOML's `value` into `kind`, or say which key of which file does not fit."""
+    where = f"{path}: {key or 'the recipe'}"
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be a table, not {value!r}")
+        hints = get_type_hints(kind)
+        for name in value:
+            if name not in hints:
+                raise ValueError(
+                    f"{path}: unknown key {_join(key, name)!r}; {nearest(name, list(hints))}"
+                )
+        known = {n: _build(hints[n], v, path, _join(key, n)) for n, v in value.items()}
+        required = [
+            f.name
+            for f in dataclasses.fields(kind)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        if missing := [_join(key, name) for name in required if name not in known]:
+            raise ValueError(f"{path}: missing {', '.join(missing)}")
+        return kind(**known)  # type: ignore[reportCallIssue]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            choices = ", ".join(map(str, get_args(kind)))
+            raise ValueError(f"{where} is {value!r}; choose from {choices}")
+        return value
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where} is {value!r}; it must be of type {kind.__name__}")
+    return value
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = _join(prefix, name)
+        flat |= _flatten(value, key) if isinstance(value, dict) else {key: value}
+    return flat
