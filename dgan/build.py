@@ -104,6 +104,8 @@ def build_players(recipe: Recipe, world: World) -> Players:
         # A network that does not say otherwise may couple the samples of a batch.
         separate=getattr(discriminator, "couples_samples", True),
         method=recipe.penalty.method,
+        every=recipe.penalty.every,
+        keep_unsharded=recipe.penalty.keep_unsharded,
     )
     twice = task.has_penalty and task.method == "double"
     player = _player("generator", recipe, generator, world)

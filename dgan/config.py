@@ -41,8 +41,12 @@ class Penalty:
     """γ/2 · (‖∇D(real)‖² + ‖∇D(fake)‖²); γ = 0 leaves it out."""
 
     gamma: Cosine = field(default_factory=lambda: constant(1.0))
+    every: int = 1
+    """Steps between penalties, each then so many times as strong (lazy regularisation)."""
     method: Literal["auto", "double", "forward", "difference"] = "auto"
     """How it is differentiated; all are exact but `difference`, see `dgan.gradient_penalty`."""
+    keep_unsharded: bool = False
+    """fsdp: keep weights gathered between the passes of `forward`: fewer gathers, more memory."""
     check: bool = True
     """Before the first step, compare its gradient with a finite difference; see `check_penalty`."""
 
@@ -183,6 +187,7 @@ def validate(recipe: Recipe) -> None:
         "train.discriminator_updates": (recipe.train.discriminator_updates, 1),
         "train.generator_updates": (recipe.train.generator_updates, 1),
         "train.log_every": (recipe.train.log_every, 1),
+        "penalty.every": (recipe.penalty.every, 1),
         "train.seed": (recipe.train.seed, 0),
         "data.resolution": (recipe.data.resolution, 1),
         "data.classes": (recipe.data.classes, 0),

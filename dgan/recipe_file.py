@@ -13,7 +13,14 @@ FORMAT = 1
 """Version of the recipe's form on disk; raised when an old file can no longer be read as it is."""
 
 MAY_CHANGE = ("run", "parallel", "checkpoint", "samples", "evaluation")
-MAY_CHANGE_TOO = ("penalty.check", "train.steps", "train.log_every", "data.shards", "data.workers")
+MAY_CHANGE_TOO = (
+    "penalty.check",
+    "penalty.keep_unsharded",
+    "train.steps",
+    "train.log_every",
+    "data.shards",
+    "data.workers",
+)
 """What a resumed run may set anew: none of it alters the weights that the recipe trains towards."""
 
 

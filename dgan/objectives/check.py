@@ -17,12 +17,11 @@ from dgan.objectives.penalties import (
     Method,
     gradient_penalty,
     input_gradient,
-    is_engine,
     penalty_of,
     squared_norms,
-    unwrapped,
 )
 from dgan.objectives.smooth import smooth_activations
+from dgan.objectives.upstream import is_engine, unwrapped
 
 MOVES = (1e-2, 1e-3, 1e-4)
 """How far the parameters are moved, relative to their size: curvature spoils large moves, rounding

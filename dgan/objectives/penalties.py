@@ -1,13 +1,12 @@
 """Gradient penalties, exact, as a function that any training loop can call."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dgan.objectives.forward_mode import (
@@ -16,6 +15,7 @@ from dgan.objectives.forward_mode import (
     same_randomness,
     value_and_tangent,
 )
+from dgan.objectives.upstream import first_pass, frees_between_backwards, is_engine, unwrapped
 
 Kind = Literal["zero_centered", "one_centered"]
 Method = Literal["auto", "double", "forward", "difference"]
@@ -47,6 +47,7 @@ def gradient_penalty(
     method: Method = "auto",
     one_sided: bool = False,
     step: float = 1e-3,
+    keep_unsharded: bool = False,
 ) -> PenaltyOutput:
     """Penalise the norm of the discriminator's gradient with respect to its input.
 
@@ -80,6 +81,8 @@ def gradient_penalty(
         method: how its gradient is computed.
         one_sided: of `one_centered`.
         step: of `difference`.
+        keep_unsharded: of `forward` and `difference` under FSDP2: keep weights gathered from the
+            first pass to the second, for half of the gathers and all of the weights' memory.
 
     Raises:
         TypeError: `x` is not floating point.
@@ -87,6 +90,7 @@ def gradient_penalty(
             mode; or `double` is asked for where it is known to fail or to be wrong.
     """
     _check(x, kind, method)
+    _refuse_static_graphs(discriminator)
     method = choose(discriminator) if method == "auto" else method
     if method == "double":
         if reason := why_not_double(discriminator):
@@ -94,7 +98,7 @@ def gradient_penalty(
         return _double(discriminator, x, conditions, kind, one_sided)
     x = x.detach()
     turn_back = same_randomness(discriminator, x.device)
-    gradient = input_gradient(discriminator, x, conditions)
+    gradient = input_gradient(discriminator, x, conditions, keep_unsharded=keep_unsharded)
     squares = squared_norms(gradient)
     direction = _direction(gradient, squares, kind, one_sided).to(x.dtype)
     turn_back()
@@ -135,18 +139,20 @@ def choose(discriminator: Network) -> Literal["double", "forward"]:
 def why_not_double(discriminator: Network) -> str | None:
     """Why differentiating twice fails or is wrong here, or None."""
     for module in modules_of(discriminator):
-        if isinstance(module, FSDPModule) and _frees_parameters(module):
+        if frees_between_backwards(module):
             return "needs what FSDP2 frees between the two backward passes"
-        if isinstance(module, DistributedDataParallel) and module.static_graph:
-            return "is silently wrong under DDP with static_graph=True"
         if any(hasattr(p, "ds_id") for p in module.parameters(recurse=False)):
             return "needs what ZeRO-3 frees between the two backward passes"
     return None
 
 
-def _frees_parameters(module: FSDPModule) -> bool:
-    group = module._get_fsdp_state()._fsdp_param_group
-    return group is not None and group.reshard_after_backward
+def _refuse_static_graphs(discriminator: Network) -> None:
+    for module in modules_of(discriminator):
+        if isinstance(module, DistributedDataParallel) and module.static_graph:
+            raise ValueError(
+                "under DDP with static_graph=True the gradient of a penalty is silently wrong: "
+                "leave static_graph out"
+            )
 
 
 def _double(
@@ -164,15 +170,14 @@ def _double(
     return PenaltyOutput(loss, logits, squares.detach().sqrt())
 
 
-def input_gradient(discriminator: Network, x: Tensor, conditions: tuple) -> Tensor:
+def input_gradient(
+    discriminator: Network, x: Tensor, conditions: tuple, *, keep_unsharded: bool = False
+) -> Tensor:
     """∇ₓ of the logits' sum, by a first-order pass that touches no parameter's gradient."""
     x = x.requires_grad_(True)
     with ExitStack() as stack:
         for module in modules_of(discriminator):
-            if isinstance(module, FSDPModule):
-                stack.enter_context(_without_reduction(module))
-            elif isinstance(module, DistributedDataParallel) or is_engine(module):
-                stack.enter_context(unwrapped(module))
+            stack.enter_context(first_pass(module, keep_unsharded=keep_unsharded))
         with torch.enable_grad():
             gradient = _gradient(discriminator(x, *conditions), x, create_graph=False)
     x.requires_grad_(False)
@@ -186,39 +191,6 @@ def _gradient(logits: Tensor, x: Tensor, *, create_graph: bool) -> Tensor:
     if gradient is None:
         raise ValueError("the discriminator's output does not depend on its input x")
     return gradient
-
-
-@contextmanager
-def _without_reduction(module: FSDPModule) -> Iterator[None]:
-    """Keep a pass without parameter gradients from exchanging those accumulated before it."""
-    group = module._get_fsdp_state()._fsdp_param_group
-    before = True if group is None else group.reduce_grads
-    module.set_requires_gradient_sync(False, recurse=False)
-    try:
-        yield
-    finally:
-        module.set_requires_gradient_sync(before, recurse=False)
-
-
-def is_engine(module: nn.Module) -> bool:
-    """Whether `module` is a DeepSpeed engine."""
-    return any(kind.__module__ == "deepspeed.runtime.engine" for kind in type(module).__mro__)
-
-
-@contextmanager
-def unwrapped(wrapper: Any) -> Iterator[None]:
-    """Let a wrapper only call what it wraps: it would take the backward to x for its own."""
-    if is_engine(wrapper):
-        # What its forward does before: drop what the last micro-batch left.
-        wrapper.optimizer.clear_backward_seen_flag()
-    before = wrapper.__dict__.get("forward")
-    wrapper.forward = wrapper.module.__call__
-    try:
-        yield
-    finally:
-        del wrapper.forward
-        if before is not None:
-            wrapper.forward = before
 
 
 def _difference(

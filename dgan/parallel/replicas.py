@@ -200,6 +200,12 @@ class FSDPReplica(Replica):
         """Free the gathered weights: they would not see the optimizer's update."""
         reshard(self.module)
 
+    def weights(self) -> dict[str, Tensor]:
+        """What this rank holds of each trained parameter, in full precision; writable."""
+        # Gathered, or resharded to a part of the ranks, the module shows other parameters.
+        reshard(self.module)
+        return super().weights()
+
     def written(self) -> None:
         """Free the gathered weights: they are not what was written."""
         reshard(self.module)

@@ -28,6 +28,10 @@ class Synthesis:
         separate: judge real and fake samples in calls of their own, as a discriminator that
             couples the samples of a batch needs; otherwise one call judges both.
         method: of the penalty.
+        every: take the penalty in the first of so many steps, so many times as strong (lazy
+            regularisation, Karras et al. 2020, section 3.1). It stays in one update with the
+            adversarial loss, so that the optimizer needs none of their corrections.
+        keep_unsharded: see `gradient_penalty`.
     """
 
     def __init__(
@@ -39,6 +43,8 @@ class Synthesis:
         conditional: bool,
         separate: bool,
         method: Method = "auto",
+        every: int = 1,
+        keep_unsharded: bool = False,
     ) -> None:
         self.loss = LOSSES[loss]
         self.gamma = gamma
@@ -46,6 +52,7 @@ class Synthesis:
         self.conditional = conditional
         self.separate = separate
         self.method: Method = method
+        self.every, self.keep_unsharded = every, keep_unsharded
 
     @property
     def has_penalty(self) -> bool:
@@ -82,9 +89,12 @@ class Synthesis:
         images = torch.cat([real, fake.to(real.dtype)])
         both = None if labels is None else torch.cat([labels, labels])
         judge = self._judge_halves(discriminator) if self.separate else discriminator
-        gamma = self.gamma.at(images_seen)
+        due = (draws.step - 1) % self.every == 0
+        gamma = self.every * self.gamma.at(images_seen) if due else 0.0
         if gamma > 0:
-            output = gradient_penalty(judge, images, both, method=self.method)
+            output = gradient_penalty(
+                judge, images, both, method=self.method, keep_unsharded=self.keep_unsharded
+            )
             logits = output.logits
             # The mean over both halves is half the sum of the halves' means: R1 + R2.
             penalty = 2.0 * gamma * output.loss

@@ -29,7 +29,15 @@ CASES: dict[str, dict[str, Any]] = {
     "double": {"penalty__method": "double"},
     "recomputed": {"parallel__activation_checkpointing": True},
     "unconditional_hinge": {"family": "mlp", "task__loss": "hinge", "data__classes": 0},
+    "lazy": {"penalty__every": 7, "penalty__keep_unsharded": True},
 }
+FSDP: dict[str, dict[str, Any]] = {
+    "offloaded": {"offload": True},
+    "kept_after_forward": {"reshard_after_forward": False},
+    "copies": {"copies": 2},
+    "resharded_within": {"reshard_within": 2},
+}
+"""Options of FSDP2, on 4 ranks, with accumulation and two updates of the discriminator."""
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -84,6 +92,24 @@ def test_weights_and_metrics_equal_one_process(
                 error = (state[name] - tensor).abs().max().item()
                 assert error <= 1e-9 * max(1.0, tensor.abs().max().item()), (case, name)
             assert metrics == pytest.approx(numbers, rel=1e-9, abs=1e-12), case
+
+
+def test_options_of_fsdp_do_not_change_the_weights(
+    shards: dict[int, str], reference: list[Any]
+) -> None:
+    case = CASES["accumulated"]
+    plans = [
+        tiny(shards[8], "", **case, **{f"parallel__{key}": value for key, value in options.items()})
+        for options in FSDP.values()
+    ]
+    expected, numbers = reference[list(CASES).index("accumulated")]
+    for results in run_ranks(4, train_all, plans):
+        for name, (state, metrics) in zip(FSDP, results):
+            assert state.keys() == expected.keys()
+            for key, tensor in expected.items():
+                error = (state[key] - tensor).abs().max().item()
+                assert error <= 1e-9 * max(1.0, tensor.abs().max().item()), (name, key)
+            assert metrics == pytest.approx(numbers, rel=1e-9, abs=1e-12), name
 
 
 def test_the_steps_move_every_weight(

@@ -176,6 +176,11 @@ def train_everywhere(
                     replica, world, f64, kind=kind, method="forward"
                 )
         for kind in ("zero_centered", "one_centered"):
+            for family in ("convolutional", "transformer"):
+                module = sharded(recomputed(network(family), "dgan"), world, {})
+                found[f"{family}, {kind}, kept unsharded"] = train(
+                    module, world, f64, kind=kind, keep_unsharded=True
+                )
             kept = shard(network("convolutional"), world.mesh, keep_for_double_backward=True)
             found[f"convolutional, {kind}, double"] = train(
                 kept, world, f64, kind=kind, method="double"
@@ -199,7 +204,7 @@ def test_weights_equal_double_backward_in_one_process(
         family: list(network(family).parameters()) for family in ("convolutional", "transformer")
     }
     for results in run_ranks(size, train_everywhere, shardings, ways, timeout_s=540):
-        assert len(results) == 2 * 2 * (len(ways) * len(shardings) + 1) + 2
+        assert len(results) == 2 * 2 * (len(ways) * len(shardings) + 2) + 2
         for name, weights in results.items():
             family, kind, *_ = name.split(", ")
             for weight, wanted, before in zip(weights, references[family, kind], start[family]):

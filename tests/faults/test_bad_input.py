@@ -240,7 +240,10 @@ def test_ranks_that_do_not_fit(digits: str, run: Path, tmp_path: Path) -> None:
     single = ("train", str(recipe), "--parallel.strategy", "single")
     for code, message in run_ranks(2, exit_code, *single):
         assert code == 2
-        assert "single runs in one process, but 2 were started: choose ddp, fsdp or deepspeed" in message
+        assert (
+            "single runs in one process, but 2 were started: choose ddp, fsdp or deepspeed"
+            in message
+        )
     # Only the first rank sees the conflict; all of them end.
     for code, message in run_ranks(2, exit_code, "train", str(run), "--train.seed", "9"):
         assert code == 2

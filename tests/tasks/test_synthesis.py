@@ -1,5 +1,6 @@
 """The losses of synthesis against the formulas of the papers, written out in float64."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -188,3 +189,19 @@ def test_unconditional_networks_are_not_given_labels() -> None:
     task("relativistic", 1.0, 0).generator_loss(generator, discriminator, BATCH, DRAWS, 0)
     assert len(seen) == 5
     assert all(label is None for label in seen)
+
+
+def test_a_lazy_penalty_comes_every_few_steps_and_is_as_much_stronger() -> None:
+    """Lazy regularisation: none in steps 2 and 3, three times the penalty in steps 1 and 4."""
+    generator, discriminator = pair("mlp", 3)
+    usual, lazy = task("hinge", 2.0), task("hinge", 2.0, every=3)
+    for step in (1, 2, 3, 4):
+        draws = replace(DRAWS, step=step)
+        a = usual.discriminator_loss(discriminator, generator, BATCH, draws, 0)
+        b = lazy.discriminator_loss(discriminator, generator, BATCH, draws, 0)
+        torch.testing.assert_close(a["adversarial"], b["adversarial"], **EXACT)
+        if step in (1, 4):
+            torch.testing.assert_close(b["penalty"], 3 * a["penalty"], **EXACT)
+        else:
+            assert "penalty" not in b
+            torch.testing.assert_close(b["loss"], b["adversarial"], **EXACT)
