@@ -3,7 +3,8 @@
     python benchmarks/penalties/cost.py [--rounds 5] [--batch 8] [--networks …] [--out FOLDER]
 
 A step is dgan's: the relativistic loss and R1 + R2 on a batch of real and one of generated images
-a rank, forward and backward, no optimizer. "+ recompute" checkpoints the blocks. All methods of a
+a rank, forward and backward, no optimizer. "+ recompute" checkpoints the blocks, "+ keep" keeps
+weights gathered between the passes (`keep_unsharded`). All methods of a
 layout share one process group and take turns in each round, so that a slow minute of the machine
 falls on all of them; seconds are medians over rounds, of the slowest rank. Differentiating twice
 needs what others do not: attention by PyTorch's math kernel and, under FSDP2, weights that stay
@@ -47,7 +48,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from penalties.networks import NETWORKS, build, images, perturb
 from report import store
 
-METHODS = ("none", "double", "forward", "difference", "none + recompute", "forward + recompute")
+METHODS = (
+    *("none", "double", "forward", "forward + keep", "difference"),
+    *("none + recompute", "forward + recompute"),
+)
 LAYOUTS = {"single": 1, "fsdp2": 2}
 GAMMA = 0.1
 WARMUP = 2
@@ -58,6 +62,7 @@ class Case:
 
     def __init__(self, name: str, method: str, layout: str, batch: Tensor, world: World) -> None:
         self.method, self.checkpointed = method.split()[0], "recompute" in method
+        self.keep = "keep" in method
         self.double_sharded = self.method == "double" and layout == "fsdp2"
         self.batch = batch
         self.network: nn.Module = perturb(build(name)).to(world.device)
@@ -72,7 +77,9 @@ class Case:
         if self.method == "none":
             logits = self.network(self.batch)
         else:
-            output = gradient_penalty(self.network, self.batch, method=self.method)
+            output = gradient_penalty(
+                self.network, self.batch, method=self.method, keep_unsharded=self.keep
+            )
             logits, penalty = output.logits, 2 * GAMMA * output.loss
         return LOSSES["relativistic"].discriminator(*logits.chunk(2)) + penalty
 

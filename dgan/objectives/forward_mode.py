@@ -233,6 +233,11 @@ def _no_forward_mode(error: NotImplementedError) -> str:
     """Name the innermost module whose code was running when forward mode failed."""
     module, trace = None, error.__traceback__
     while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == "deepspeed.runtime.zero.linear":
+            return (
+                "DeepSpeed's own linear layer has no forward mode: set "
+                "zero_optimization.memory_efficient_linear to false"
+            )
         candidate = trace.tb_frame.f_locals.get("self")
         module = candidate if isinstance(candidate, nn.Module) else module
         trace = trace.tb_next

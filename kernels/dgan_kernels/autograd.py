@@ -33,7 +33,8 @@ class Launch:
         name: the operator's name under ``torch.ops.dgan_kernels``.
         schema: its signature, in the language of ``torch.library``.
         tensors: how many leading arguments are tensors.
-        outputs: for each output, the index of the argument whose shape, dtype and strides it has.
+        outputs: for each output, the index of the argument whose shape, dtype and strides it has;
+            or, for outputs unlike any argument, a function of the arguments that allocates them.
         run: launches the kernels.
         plain: the same in broadcasting PyTorch; serves ``vmap``, and compiled torch.func.
         vjp: ``vjp(via, grads, *args)`` -> one gradient or None per tensor. Without it,
@@ -45,7 +46,7 @@ class Launch:
     name: str
     schema: str
     tensors: int
-    outputs: tuple[int, ...]
+    outputs: tuple[int, ...] | Callable[..., Tensor | tuple[Tensor, ...]]
     run: Callable[..., Any]
     plain: Callable[..., Any]
     vjp: Callable[..., Gradients] | None = None
@@ -106,6 +107,8 @@ def _custom_op(launch: Launch) -> CustomOpDef:
     )
 
     def fake(*args: Any) -> Any:
+        if callable(launch.outputs):
+            return launch.outputs(*args)
         outputs = tuple(torch.empty_like(args[i]) for i in launch.outputs)
         return outputs[0] if len(launch.outputs) == 1 else outputs
 

@@ -114,7 +114,7 @@ def test_weights_and_metrics_equal_one_process(
             assert error <= 1e-4 * tensor.double().norm() + 1e-6, (case, name)
 
 
-def engine(module: nn.Module, stage: int, bfloat16: bool = False) -> Any:
+def engine(module: nn.Module, stage: int, bfloat16: bool = False, **zero: Any) -> Any:
     """As a user's own code would make it."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
@@ -125,7 +125,7 @@ def engine(module: nn.Module, stage: int, bfloat16: bool = False) -> Any:
     configuration = deepspeed_configuration(
         stage=stage, batch_size=8, accumulation=1, world_size=2, bfloat16=bfloat16, offload=False
     )
-    configuration["zero_optimization"] |= FEW if stage == 3 else {}
+    configuration["zero_optimization"] |= {**(FEW if stage == 3 else {}), **zero}
     optimizer = torch.optim.SGD(module.parameters(), 1.0)
     return deepspeed.initialize(model=module, optimizer=optimizer, config=configuration)[0]
 
@@ -211,16 +211,23 @@ def checks() -> tuple[list[float], list[str]]:
                     gradient_penalty(wrong, x, method="double")
                 except ValueError as error:
                     messages.append(str(error))
+        # Last, for it exchanges torch.nn.functional.linear in the whole process.
+        patched = engine(network("transformer", torch.float32), 3, memory_efficient_linear=True)
+        try:
+            gradient_penalty(patched, x)
+        except ValueError as error:
+            messages.append(str(error))
     return errors, messages
 
 
 def test_the_check_works_and_double_is_refused_where_it_fails() -> None:
     for errors, messages in run_ranks(2, checks):
         assert max(errors) < 1e-3, errors
-        assert len(messages) == 3
+        assert len(messages) == 4
         assert all("is off by" in message and "hidden (" in message for message in messages[:2])
         assert "ZeRO-3" in messages[2]
         assert "method='forward' is exact here" in messages[2]
+        assert "memory_efficient_linear to false" in messages[3]
 
 
 def read_everywhere(recipe: Recipe, path: Path, out: Path) -> None:
