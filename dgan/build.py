@@ -184,16 +184,19 @@ def _rehearse(players: Players, recipe: Recipe, world: World) -> None:
             f"{tuple(image.shape[1:])}, but --data.channels and --data.resolution ask for "
             f"{expected[1:]}"
         )
-    with players.discriminator.replica.frozen() as discriminator, torch.no_grad(), world.autocast():
-        discriminator.eval()
+    # Not frozen: at its first forward FSDP2 reads off what is trained the dtype of gradients.
+    replica = players.discriminator.replica
+    with torch.no_grad(), world.autocast():
+        replica.module.eval()
         try:
-            logits = discriminator(image.to(world.dtype), label)
+            logits = replica.module(image.to(world.dtype), label)
         except RuntimeError as error:
             raise ValueError(
                 f"--discriminator.network {recipe.discriminator.network} cannot judge images "
                 f"{expected[1:]}: {error}"
             ) from error
-        discriminator.train()
+        replica.module.train()
+    replica.written()
     if logits.shape[:1] != (1,):
         raise ValueError(
             f"--discriminator.network {recipe.discriminator.network} gives logits of shape "

@@ -70,7 +70,8 @@ def gradient_penalty(
 
     The discriminator runs under the caller's autocast. Samples may depend on one another (batch
     normalisation): g is the gradient of the logits' sum. Dropout masks and power iterations are
-    those of one call, and running statistics advance once, whatever the number of passes.
+    those of one call, and running statistics advance once, whatever the number of passes. Where a
+    gradient is not finite neither is the loss, nor what its backward gives: nothing is hidden.
 
     Args:
         discriminator: a module (also under DDP or FSDP2), or a function around modules, from `x`
@@ -223,8 +224,8 @@ def penalty_of(squares: Tensor, kind: Kind, one_sided: bool) -> Tensor:
     if kind == "zero_centered":
         return 0.5 * squares.mean()
     # A square root has no derivative at 0; the penalty's own subgradient there is 0.
-    safe = torch.where(squares > 0, squares, 1.0).sqrt()
-    excess = torch.where(squares > 0, safe - 1, -1.0)
+    safe = torch.where(squares != 0, squares, 1.0).sqrt()
+    excess = torch.where(squares != 0, safe - 1, -1.0)
     return (excess.clamp(min=0) if one_sided else excess).square().mean()
 
 
@@ -232,8 +233,8 @@ def _direction(gradient: Tensor, squares: Tensor, kind: Kind, one_sided: bool) -
     """u = φ′(‖g‖) g/‖g‖ of each sample, the penalty's derivative in g; 0 where g is."""
     if kind == "zero_centered":
         return gradient
-    inverse = torch.where(squares > 0, squares, 1.0).rsqrt()
-    weight = torch.where(squares > 0, 2 * (1 - inverse), 0.0)
+    inverse = torch.where(squares != 0, squares, 1.0).rsqrt()
+    weight = torch.where(squares != 0, 2 * (1 - inverse), 0.0)
     weight = weight.clamp(min=0) if one_sided else weight
     return weight.view(-1, *[1] * (gradient.ndim - 1)) * gradient
 

@@ -61,8 +61,10 @@ def recipes(shards: dict[int, str], strategy: str) -> list[Recipe]:
     ]
 
 
-def train_all(recipes: list[Recipe]) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
-    with launch(precision="float64") as world:
+def train_all(
+    recipes: list[Recipe], precision: str = "float64"
+) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
+    with launch(precision=precision) as world:
         return [trained(recipe, world) for recipe in recipes]
 
 
@@ -110,6 +112,28 @@ def test_options_of_fsdp_do_not_change_the_weights(
                 error = (state[key] - tensor).abs().max().item()
                 assert error <= 1e-9 * max(1.0, tensor.abs().max().item()), (name, key)
             assert metrics == pytest.approx(numbers, rel=1e-9, abs=1e-12), name
+
+
+def distance(state: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+    """Of the trained weights, relative to them."""
+    names = [name for name in exact if ".network." in name]
+    square = sum((state[n].double() - exact[n].double()).square().sum() for n in names)
+    return (square / sum(exact[n].double().square().sum() for n in names)).sqrt().item()
+
+
+def test_bfloat16_is_as_good_as_in_one_process(
+    shards: dict[int, str], reference: list[Any]
+) -> None:
+    """FSDP2 gathers in bfloat16, reduces in float32."""
+    exact, _ = reference[list(CASES).index("recomputed")]
+    plans = {s: tiny(shards[8], "", parallel__strategy=s) for s in ("single", "ddp", "fsdp")}
+    ((alone, _),) = train_all([plans.pop("single")], "bfloat16")
+    assert 1e-4 < distance(alone, exact) < 0.1
+    for results in run_ranks(2, train_all, list(plans.values()), "bfloat16"):
+        for name, (state, _) in zip(plans, results):
+            assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+            # Under FSDP2 the norms' weights are narrow too.
+            assert distance(state, exact) <= 2 * distance(alone, exact), name
 
 
 def test_the_steps_move_every_weight(

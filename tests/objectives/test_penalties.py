@@ -268,3 +268,16 @@ def test_two_penalties_share_a_backward(method: Any) -> None:
     rest = torch.autograd.grad(second.loss + 0 * second.logits.sum(), parameters)
     for together, one, other in zip(both, alone, rest):
         torch.testing.assert_close(together, one + other, **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["zero_centered", "one_centered"])
+@pytest.mark.parametrize("method", ["double", "forward", "difference"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_hidden(method: Any, kind: Any, bad: float) -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+    network[2].weight.data[0, 1] = bad
+    output = gradient_penalty(network, torch.randn(2, 4), kind=kind, method=method)
+    output.loss.backward()
+    assert not output.loss.isfinite()
+    assert not output.norms.isfinite().any()
+    assert not all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
