@@ -177,7 +177,8 @@ def summarise(run: Run, checkpoints: Checkpoints, step: int, stopped_by: str | N
         rows["samples"] = str(grids[-1])
     if newest is not None:
         rows["checkpoint"] = str(newest)
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 0))
+    # DeepSpeed's launcher, unlike torchrun, sets only the second.
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 0)))
     command = (
         f"{program('torchrun')} --nproc-per-node {ranks} -m dgan" if ranks else program("dgan")
     )
