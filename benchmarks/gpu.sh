@@ -11,7 +11,9 @@ mkdir -p "$out"
 failed=0
 step() { echo "== $*"; "$@" || { failed=1; echo "== failed: $*"; }; }
 step "$python" -m pytest -q tests/kernels -m gpu
-step "$python" benchmarks/kernels/bias_act.py --out "$out"
+step "$python" benchmarks/kernels/run.py --out "$out"
+step "$python" benchmarks/kernels/attention_jvp.py --out "$out"
+step "$python" benchmarks/kernels/spectral_norm.py --out "$out"
 if "$python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
     [ -e data/digits/train-000000.tar ] || step "$python" -m dgan data pack digits data/digits
     step "$python" benchmarks/training/step.py --out "$out"

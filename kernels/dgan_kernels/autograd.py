@@ -39,7 +39,7 @@ class Launch:
         plain: the same in broadcasting PyTorch; serves ``vmap``, and compiled torch.func.
         vjp: ``vjp(via, grads, *args)`` -> one gradient or None per tensor. Without it,
             differentiating raises: a gradient that lacks a term is worse than none.
-        jvp: ``jvp(via, tangents, *args)`` -> the output's tangent; a tangent is None where zero.
+        jvp: ``jvp(via, tangents, *args)`` -> each output's tangent; a tangent is None where zero.
         order: which derivative of the operator this launch computes; for the error message.
     """
 
@@ -50,7 +50,7 @@ class Launch:
     run: Callable[..., Any]
     plain: Callable[..., Any]
     vjp: Callable[..., Gradients] | None = None
-    jvp: Callable[..., Tensor] | None = None
+    jvp: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
     order: int = 0
     op: CustomOpDef = field(init=False)
 
@@ -91,7 +91,9 @@ class Launch:
             )
         return (*self.vjp(via, grads, *args), *[None] * (len(args) - self.tensors))
 
-    def tangent(self, via: Via, tangents: Sequence[Any], args: Sequence[Any]) -> Tensor:
+    def tangent(
+        self, via: Via, tangents: Sequence[Any], args: Sequence[Any]
+    ) -> Tensor | tuple[Tensor, ...]:
         """Return the jvp rule's answer."""
         if self.jvp is None:
             raise NotImplementedError(
@@ -140,7 +142,7 @@ def _eager_function(launch: Launch) -> type[torch.autograd.Function]:
             return launch.gradients(via, grads, (*ctx.saved_tensors, *ctx.constants))
 
         @staticmethod
-        def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        def jvp(ctx: Any, *tangents: Any) -> Tensor | tuple[Tensor, ...]:
             return launch.tangent(via, tangents, (*ctx.saved_tensors, *ctx.constants))
 
     Eager.__name__ = launch.name
@@ -166,7 +168,7 @@ def _functional_function(launch: Launch) -> type[torch.autograd.Function]:
             return launch.gradients(via, grads, (*ctx.saved_tensors, *ctx.constants))
 
         @staticmethod
-        def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        def jvp(ctx: Any, *tangents: Any) -> Tensor | tuple[Tensor, ...]:
             return launch.tangent(via, tangents, (*ctx.saved_tensors, *ctx.constants))
 
         @staticmethod

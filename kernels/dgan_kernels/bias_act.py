@@ -70,7 +70,7 @@ def bias_act(
         )
     if bias is not None:
         check_vector("bias", bias, x, dim)
-    if not math.isfinite(gain):
+    if not -math.inf < gain < math.inf:  # math.isfinite breaks a compiler's graph
         raise ValueError(f"gain={gain}; accepted: a finite number")
     if clamp is not None and not clamp >= 0:
         raise ValueError(f"clamp={clamp}; accepted: None, or a number of at least 0")

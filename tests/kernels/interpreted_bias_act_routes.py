@@ -123,11 +123,13 @@ def test_penalty_by(route, act, x):
         torch.testing.assert_close(a, b, msg=lambda m, n=name: f"{n}: {m}", **CLOSE)
 
 
-def test_compiled_first_order(x):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_first_order(x, dynamic):
     torch._dynamo.reset()
     want, got = Discriminator("reference"), Discriminator("triton")
     want(x).sum().backward()
-    torch.compile(got, fullgraph=True, backend="aot_eager")(x).sum().backward()
+    layer = torch.compile(got, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    layer(x).sum().backward()
     for p, q in zip(want.parameters(), got.parameters()):
         torch.testing.assert_close(q.grad, p.grad, **CLOSE)
 

@@ -1,0 +1,129 @@
+"""upfirdn2d in plain PyTorch: the CPU path, and the oracle the kernels are tested against.
+
+Any floating dtype, any device, any derivative order, forward and reverse mode. All functions take
+``up`` and ``down`` as (x, y), ``padding`` as (left, right, top, bottom), and the filter as [taps]
+(applied along both axes) or [rows, columns].
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Up to here one convolution with the outer product beats two with the taps, on a CPU.
+_OUTER = 6
+
+
+def filter_size(filter: Tensor) -> tuple[int, int]:
+    """Return (columns, rows); those of a separable filter are equal."""
+    return filter.shape[-1], filter.shape[-2 if filter.ndim > 1 else -1]
+
+
+def output_size(
+    x: Tensor, filter: Tensor, up: Sequence[int], down: Sequence[int], padding: Sequence[int]
+) -> tuple[int, int]:
+    """Return (height, width) of the result; zero or less where none is left."""
+    columns, rows = filter_size(filter)
+    height = (x.shape[-2] * up[1] + padding[2] + padding[3] - rows) // down[1] + 1
+    return height, (x.shape[-1] * up[0] + padding[0] + padding[1] - columns) // down[0] + 1
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Return the order in memory that a result has: channels_last where x [N, C, H, W] is."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def upfirdn2d(
+    x: Tensor,
+    filter: Tensor,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+    flip: bool,
+    gain: float,
+) -> Tensor:
+    """Return x [..., N, C, H, W] resampled; see `dgan_kernels.upfirdn2d`."""
+    if x.ndim > 4:  # under vmap
+        y = upfirdn2d(x.flatten(0, -4), filter, up, down, padding, flip, gain)
+        return y.unflatten(0, x.shape[:-3])
+    if x.numel() == 0:  # convolutions refuse a batch of nothing here and there
+        return x.new_zeros(*x.shape[:2], *output_size(x, filter, up, down, padding)) + x.sum()
+    # Taps and gain are multiplied in the wider type, and rounded to x's once.
+    taps = filter.to(torch.promote_types(x.dtype, filter.dtype))
+    taps = taps if flip else taps.flip(list(range(taps.ndim)))
+    with own_dtype(x):
+        if taps.ndim == 2:
+            return _resample(x, (taps * gain).to(x.dtype), up, down, padding)
+        if len(taps) <= _OUTER:
+            return _resample(x, (torch.outer(taps, taps) * gain).to(x.dtype), up, down, padding)
+        along_x, along_y = (taps * gain).to(x.dtype)[None], taps.to(x.dtype)[:, None]
+        x = _resample(x, along_x, (up[0], 1), (down[0], 1), (*padding[:2], 0, 0))
+        return _resample(x, along_y, (1, up[1]), (1, down[1]), (0, 0, *padding[2:]))
+
+
+def own_dtype(x: Tensor) -> AbstractContextManager[object]:
+    """Keep autocast from choosing another dtype for the convolutions than x's, as kernels do."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def _resample(
+    x: Tensor, taps: Tensor, up: Sequence[int], down: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """Correlate x [N, C, H, W] with ``taps`` [rows, columns], a channel at a time."""
+    channels, (rows, columns) = x.shape[1], taps.shape
+    (up_x, up_y), (down_x, down_y), (left, right, top, bottom) = up, down, padding
+    each = (channels, 1, rows, columns)
+    if channels == 1:
+        # One channel in channels_last strides, and oneDNN has read a row of taps wrongly (torch
+        # 2.13, a result one pixel wide): give it the strides that a new tensor would have.
+        x = x.reshape(-1).view(x.shape)
+    if up_x == up_y == 1:
+        return F.conv2d(
+            pad(x, padding), taps.expand(each), stride=(down_y, down_x), groups=channels
+        )
+    # A transposed convolution never multiplies the inserted zeros. It computes every position that
+    # a tap reaches, and no trailing zeros: the padding is what is still missing, or too much.
+    weight = taps.flip((0, 1)).expand(each)
+    y = F.conv_transpose2d(x, weight, stride=(up_y, up_x), groups=channels)
+    inner_x, inner_y = columns - 1, rows - 1
+    missing = (
+        left - inner_x, right - inner_x + up_x - 1, top - inner_y, bottom - inner_y + up_y - 1
+    )  # fmt: skip
+    y = pad(y, missing)
+    if down_x == down_y == 1:
+        return y
+    return y[:, :, ::down_y, ::down_x].contiguous(memory_format=memory_format(y))
+
+
+def pad(x: Tensor, padding: Sequence[int]) -> Tensor:
+    """Return x with zeros around it; a negative number crops, after the zeros are there."""
+    grow, crop = [max(p, 0) for p in padding], [min(p, 0) for p in padding]
+    if any(grow):
+        x = F.pad(x, grow)
+    return F.pad(x, crop) if any(crop) else x
+
+
+def transposed(
+    x: Tensor,
+    filter: Tensor,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+    flip: bool,
+    gain: float,
+) -> tuple[Sequence[int], Sequence[int], list[int], bool, float]:
+    """Return the constants with which upfirdn2d maps the result's gradient to that of x.
+
+    y[o] = Σ f[t]·u[o·down + t − left], u[i·up] = x[i], sends dy[o] to each i with i·up =
+    o·down + t − left: the taps in reverse over dy with down − 1 zeros inserted, from taps − 1 −
+    left on. The padding on the far side is what gives the result x's size.
+    """
+    columns, rows = filter_size(filter)
+    height, width = output_size(x, filter, up, down, padding)
+    left, top = columns - 1 - padding[0], rows - 1 - padding[2]
+    right = (x.shape[-1] - 1) * up[0] + columns - width * down[0] - left
+    bottom = (x.shape[-2] - 1) * up[1] + rows - height * down[1] - top
+    return down, up, [left, right, top, bottom], not flip, gain

@@ -1,0 +1,26 @@
+"""Batch norm with statistics over ranks: real processes, on the CPU."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed: there is nothing to interpret")
+
+HERE = pathlib.Path(__file__).parent
+
+
+def test_two_ranks_are_one_batch():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, str(HERE / "interpreted_norm_act_ranks.py"), str(port)]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, cwd=HERE, timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    assert "ranks agree" in done.stdout
