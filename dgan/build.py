@@ -13,6 +13,7 @@ from dgan.config import Recipe
 from dgan.data import ShardStream
 from dgan.evaluation import Evaluator, find_features
 from dgan.networks import Role, build
+from dgan.networks.layers import without_kernels
 from dgan.parallel.average import Average
 from dgan.parallel.deepspeed_configuration import deepspeed_configuration
 from dgan.parallel.distribute import distribute
@@ -50,16 +51,18 @@ def open_stream(recipe: Recipe, world: World) -> ShardStream:
         labels=None if data.classes else False,
         flip=data.flip,
         workers=data.workers,
+        cache=data.cache or None,
+        cache_gigabytes=data.cache_gigabytes,
     )
     if data.classes and not stream.has_labels:
         raise ValueError(
-            f"--data.classes is {data.classes}, but {data.shards} has no labels: pack a folder "
-            "with a subfolder a class, or set --data.classes 0"
+            f"--data.classes is {data.classes}, but {stream.dataset.table} has no labels: pack a "
+            "folder with a subfolder a class, or set --data.classes 0"
         )
     if stream.num_classes > data.classes > 0:
         raise ValueError(
-            f"{data.shards} has labels up to {stream.num_classes - 1}, but --data.classes is "
-            f"{data.classes}: set it to {stream.num_classes}"
+            f"{stream.dataset.table} has labels up to {stream.num_classes - 1}, but --data.classes "
+            f"is {data.classes}: set it to {stream.num_classes}"
         )
     return stream
 
@@ -67,13 +70,14 @@ def open_stream(recipe: Recipe, world: World) -> ShardStream:
 def build_network(recipe: Recipe, role: Role) -> nn.Module:
     """One player's network on the CPU, with the recipe's initial weights."""
     player: PlayerConfig = getattr(recipe, role)
-    return build(
+    network = build(
         role,
         player.network,
         # The two networks of a family must not start from the same random numbers.
         seed=2 * recipe.train.seed + (role == "discriminator"),
         **network_arguments(recipe, role),
     )
+    return network if recipe.train.kernels else without_kernels(network)
 
 
 def network_arguments(recipe: Recipe, role: Role) -> dict[str, Any]:

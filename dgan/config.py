@@ -63,7 +63,8 @@ class Data:
     """Where the images come from and what they are."""
 
     shards: str
-    """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`."""
+    """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`, also
+    of `https://` and `s3://` addresses."""
     resolution: int
     channels: int = 3
     classes: int = 0
@@ -72,6 +73,10 @@ class Data:
     """Mirror half of the images, chosen by (seed, position in the data)."""
     workers: int = 1
     """Decoding threads of each rank; 0 decodes in the training thread."""
+    cache: str = ""
+    """Folder for what comes over the network. Empty: `$DGAN_CACHE`, else in the user's cache."""
+    cache_gigabytes: float = 50.0
+    """How large that folder may grow; 0 keeps nothing and asks the server for each sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,8 @@ class Train:
     """`auto`: bfloat16 autocast where the device has it, float32 elsewhere."""
     deterministic: bool = False
     """Only kernels that repeat bit for bit; some operations become slower."""
+    kernels: bool = True
+    """Fused kernels on a GPU; False computes the same in plain PyTorch, for comparison."""
     log_every: int = 10
 
 
@@ -192,6 +199,7 @@ def validate(recipe: Recipe) -> None:
         "data.resolution": (recipe.data.resolution, 1),
         "data.classes": (recipe.data.classes, 0),
         "data.workers": (recipe.data.workers, 0),
+        "data.cache_gigabytes": (recipe.data.cache_gigabytes, 0),
         "parallel.copies": (recipe.parallel.copies, 1),
         "parallel.reshard_within": (recipe.parallel.reshard_within, 0),
         "checkpoint.every": (recipe.checkpoint.every, 1),

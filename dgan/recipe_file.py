@@ -18,6 +18,7 @@ MAY_CHANGE_TOO = (
     "penalty.keep_unsharded",
     "train.steps",
     "train.log_every",
+    "train.kernels",
     "data.shards",
     "data.workers",
 )

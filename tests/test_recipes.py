@@ -1,13 +1,15 @@
 """Recipes by name, import path, file and directory; and that each one can be built."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import tiny
 
-from dgan.build import network_arguments
+from dgan.build import build_network, network_arguments
 from dgan.networks import FAMILIES
+from dgan.networks.layers import BiasAct
 from dgan.recipe_file import to_toml
 from dgan.recipes import RECIPES, describe, find
 
@@ -96,3 +98,15 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "recipe.toml"):
         with pytest.raises(FileNotFoundError, match=r"no recipe at .*recipe.toml"):
             find(str(path))
+
+
+def test_kernels_can_be_turned_off() -> None:
+    """Every layer with a kernel is told; the numbers are those of the kernels' own reference."""
+    recipe = tiny("", "", "dcgan")
+    plain = replace(recipe, train=replace(recipe.train, kernels=False))
+    for made, backend in ((recipe, None), (plain, "reference")):
+        layers = [
+            m for m in build_network(made, "discriminator").modules() if isinstance(m, BiasAct)
+        ]
+        assert layers
+        assert {layer.backend for layer in layers} == {backend}

@@ -64,6 +64,9 @@ class Embedding(nn.Embedding):
 class BiasAct(nn.Module):
     """A learned bias a channel, then an activation, in one kernel."""
 
+    backend: str | None = None
+    """Of `dgan_kernels.bias_act`: None chooses by device."""
+
     def __init__(self, channels: int, act: str = "leaky_relu") -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -71,11 +74,19 @@ class BiasAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, ...]` → the same shape."""
-        return bias_act(x, self.bias.to(x.dtype), act=self.act)
+        return bias_act(x, self.bias.to(x.dtype), act=self.act, backend=self.backend)
 
     def extra_repr(self) -> str:
         """Shown by `print(network)`."""
         return f"{self.bias.numel()}, act={self.act}"
+
+
+def without_kernels(network: nn.Module) -> nn.Module:
+    """Let every layer of `network` compute in plain PyTorch; returns `network`."""
+    for layer in network.modules():
+        if isinstance(layer, BiasAct):
+            layer.backend = "reference"
+    return network
 
 
 class Resample(nn.Module):

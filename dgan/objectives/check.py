@@ -18,10 +18,10 @@ from dgan.objectives.penalties import (
     gradient_penalty,
     input_gradient,
     penalty_of,
-    squared_norms,
 )
 from dgan.objectives.smooth import smooth_activations
 from dgan.objectives.upstream import is_engine, unwrapped
+from dgan_kernels import squared_norm
 
 MOVES = (1e-2, 1e-3, 1e-4)
 """How far the parameters are moved, relative to their size: curvature spoils large moves, rounding
@@ -73,7 +73,7 @@ def check_penalty(
 
         def value() -> float:
             gradient = input_gradient(discriminator, x.detach(), conditions)
-            penalty = penalty_of(squared_norms(gradient).double(), kind, one_sided)
+            penalty = penalty_of(squared_norm(gradient).double(), kind, one_sided)
             turn_back()
             _free_gathered(discriminator)
             return _mean_over_ranks(penalty, discriminator)

@@ -11,11 +11,28 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dgan.objectives.dual_rules import Operator, Pair
 
 Gradients = tuple[Tensor | None, ...]
+
+
+def first_order(backward: Operator) -> Operator:
+    """A backward that is not to be differentiated: better an error than a term that is missing.
+
+    PyTorch's `once_differentiable` is silent where the cotangents are constants.
+    """
+
+    @functools.wraps(backward)
+    def run(ctx: Any, *cotangents: Tensor | None) -> Gradients:
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "a penalty by method='forward' has first derivatives only, and create_graph=True "
+                "asks for more: method='double' has every order"
+            )
+        return backward(ctx, *cotangents)
+
+    return run
 
 
 class LeakyReLU(torch.autograd.Function):
@@ -30,7 +47,7 @@ class LeakyReLU(torch.autograd.Function):
         return F.leaky_relu(x, slope), _sloped(tangent, x, slope)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *cotangents: Tensor | None) -> Gradients:  # pyright: ignore
         """A and B to dx and dẋ."""
         (positive,) = ctx.saved_tensors
@@ -59,7 +76,7 @@ class Smooth(torch.autograd.Function):
         return value(x), first(tangent, x)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *cotangents: Tensor | None) -> Gradients:  # pyright: ignore
         """A and B to dx and dẋ."""
         (x, tangent), (a, b) = ctx.saved_tensors, cotangents
@@ -147,7 +164,7 @@ class Normalised(torch.autograd.Function):
         return normal, moved
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *cotangents: Tensor) -> Gradients:  # pyright: ignore
         """A and B to dx and dẋ."""
 
@@ -183,7 +200,7 @@ class Softmax(torch.autograd.Function):
         return p, moved
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *cotangents: Tensor) -> Gradients:  # pyright: ignore
         """A and B to dx and dẋ."""
         (p, moved), (a, b) = ctx.saved_tensors, cotangents

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+import dgan_kernels
 from dgan.objectives.forward_mode import (
     is_checkpointed,
     modules_of,
@@ -16,6 +17,7 @@ from dgan.objectives.forward_mode import (
     value_and_tangent,
 )
 from dgan.objectives.upstream import first_pass, frees_between_backwards, is_engine, unwrapped
+from dgan_kernels import penalty_direction, squared_norm
 
 Kind = Literal["zero_centered", "one_centered"]
 Method = Literal["auto", "double", "forward", "difference"]
@@ -100,8 +102,10 @@ def gradient_penalty(
     x = x.detach()
     turn_back = same_randomness(discriminator, x.device)
     gradient = input_gradient(discriminator, x, conditions, keep_unsharded=keep_unsharded)
-    squares = squared_norms(gradient)
-    direction = _direction(gradient, squares, kind, one_sided).to(x.dtype)
+    squares = squared_norm(gradient)
+    # u = φ′(‖g‖) g/‖g‖ of each sample, the penalty's derivative in g; 0 where g is.
+    centred = kind == "one_centered"
+    direction = penalty_direction(gradient, squares, kind, one_sided=one_sided and centred)
     turn_back()
     if method == "forward":
         logits, tangent = value_and_tangent(discriminator, x, direction, *conditions)
@@ -116,9 +120,8 @@ def gradient_penalty(
 
 def interpolate(real: Tensor, fake: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """A random point between each real and generated sample, where WGAN-GP takes its penalty."""
-    shape = (len(real), *[1] * (real.ndim - 1))
-    mix = torch.rand(shape, generator=generator, device=real.device, dtype=real.dtype)
-    return torch.lerp(fake.detach(), real.detach(), mix)
+    mix = torch.rand(len(real), generator=generator, device=real.device, dtype=real.dtype)
+    return dgan_kernels.interpolate(real, fake, mix)
 
 
 def neighbourhood(real: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -166,7 +169,7 @@ def _double(
                 stack.enter_context(unwrapped(module))
         logits = discriminator(x, *conditions)
     gradient = _gradient(logits, x, create_graph=True)
-    squares = squared_norms(gradient)
+    squares = squared_norm(gradient)
     loss = penalty_of(squares, kind, one_sided)
     return PenaltyOutput(loss, logits, squares.detach().sqrt())
 
@@ -213,12 +216,6 @@ def _difference(
     return discriminator(x, *conditions), (ahead - behind) / (2 * h)
 
 
-def squared_norms(gradient: Tensor) -> Tensor:
-    """‖g‖² of each sample, summed in at least float32: `[N, ...]` → `[N]`."""
-    wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    return wide.flatten(1).square().sum(1)
-
-
 def penalty_of(squares: Tensor, kind: Kind, one_sided: bool) -> Tensor:
     """The penalty, a scalar, of the squared norms `[N]` of the samples' gradients."""
     if kind == "zero_centered":
@@ -229,19 +226,11 @@ def penalty_of(squares: Tensor, kind: Kind, one_sided: bool) -> Tensor:
     return (excess.clamp(min=0) if one_sided else excess).square().mean()
 
 
-def _direction(gradient: Tensor, squares: Tensor, kind: Kind, one_sided: bool) -> Tensor:
-    """u = φ′(‖g‖) g/‖g‖ of each sample, the penalty's derivative in g; 0 where g is."""
-    if kind == "zero_centered":
-        return gradient
-    inverse = torch.where(squares != 0, squares, 1.0).rsqrt()
-    weight = torch.where(squares != 0, 2 * (1 - inverse), 0.0)
-    weight = weight.clamp(min=0) if one_sided else weight
-    return weight.view(-1, *[1] * (gradient.ndim - 1)) * gradient
-
-
 def _check(x: Tensor, kind: str, method: str) -> None:
     if not x.is_floating_point():
         raise TypeError(f"x is {x.dtype}; a gradient needs a floating point input")
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must be [N, ...], one row a sample")
     if x.shape[0] == 0:
         raise ValueError("x holds no samples: every rank needs at least one")
     for name, value, choices in (("kind", kind, Kind), ("method", method, Method)):

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from dgan.objectives.dual_functions import Normalised, Softmax
-from dgan.objectives.dual_rules import on_dual, product, tangent_of, total
+from dgan.objectives.dual_rules import Pair, on_dual, primal_of, product, tangent_of, total
+from dgan_kernels import attention_jvp
 
 
 def value(x: Tensor) -> Tensor:
@@ -239,6 +240,34 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return a * b.sigmoid()
 
 
+LONG = 512
+"""Square root of the logits' number from which attention in blocks is as fast on a CPU; measured by
+`benchmarks/kernels/attention_jvp.py`. It needs a quarter of the memory there, and ever less."""
+
+
+def _long_attention(
+    inputs: tuple[Tensor, Tensor, Tensor], scale: float | None, is_causal: bool
+) -> Pair | None:
+    """Output and tangent by `attention_jvp`; None for a call that it does not take or speed up."""
+    query, key, value = inputs
+    tangents = [tangent_of(x) for x in inputs]
+    fits = (
+        any(tangent is not None for tangent in tangents)
+        and query.shape[-2] * key.shape[-2] >= LONG**2
+        and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+        and query.shape[-1] == key.shape[-1] == value.shape[-1]
+    )
+    if not fits:
+        return None
+    primals = [primal_of(x) for x in inputs]
+    dtype = primals[0].dtype
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+    primals = [x.to(dtype) for x in primals]
+    moved = [None if tangent is None else tangent.to(dtype) for tangent in tangents]
+    return attention_jvp(*primals, *moved, scale=scale, is_causal=is_causal)
+
+
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -249,7 +278,14 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """As `torch.nn.functional.scaled_dot_product_attention`, with the N×N matrix in memory."""
+    """As `torch.nn.functional.scaled_dot_product_attention`.
+
+    Long sequences go through `dgan_kernels.attention_jvp`, whose memory is linear in their length;
+    short ones, and masks, dropout and grouped queries, keep the N×N matrix.
+    """
+    plain = attn_mask is None and dropout_p == 0 and not enable_gqa
+    if plain and (pair := _long_attention((query, key, value), scale, is_causal)) is not None:
+        return forward_ad.make_dual(*pair)
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = (x.repeat_interleave(repeats, -3) for x in (key, value))
