@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import tyro
 
-from dgan import commands, recipes
+from dgan import commands, data_commands, recipes
 from dgan.config import Recipe, nearest, switches
 
 
@@ -104,7 +104,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": commands.sample,
     "evaluate": commands.evaluate,
     "export": commands.export,
-    "data pack": commands.pack,
+    "data pack": data_commands.pack,
+    "data index": data_commands.index,
+    "data verify": data_commands.verify,
+    "data show": data_commands.show,
 }
 
 

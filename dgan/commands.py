@@ -1,7 +1,6 @@
 """The commands of `dgan` besides training: each function is one, its arguments are flags."""
 
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
@@ -14,57 +13,6 @@ def list_recipes() -> None:
     """The recipes that come with dgan."""
     for name, text in recipes.describe().items():
         print(f"{name}\n    " + text.replace("\n", "\n    ") + "\n")
-
-
-def pack(
-    source: Given[str],
-    out: Given[Path],
-    /,
-    *,
-    split: Literal["train", "test"] = "train",
-    resolution: int | None = None,
-    channels: Literal[1, 3] | None = None,
-    fit: Literal["crop", "pad"] = "crop",
-    filter: Literal["lanczos", "bicubic", "bilinear", "box", "nearest"] = "lanczos",
-    samples_per_shard: int = 10_000,
-    limit: int | None = None,
-    skip_corrupt: bool = False,
-    overwrite: bool = False,
-) -> None:
-    """Make WebDataset shards from images.
-
-    Args:
-        source: a folder of images (its subfolders are the classes), MNIST's or CIFAR-10's files,
-            or `digits`, the handwritten digits that come with scikit-learn.
-        out: folder for the shards.
-        split: which part of a source that has parts; also the shards' name.
-        resolution: height and width to bring every image to.
-        channels: 1 for grey, 3 for colour.
-        fit: crop the middle square and resize it, or put the image on a black square.
-        filter: with which resizing filter.
-        samples_per_shard: images in one tar.
-        limit: stop after so many samples.
-        skip_corrupt: leave images out that cannot be read, and say which.
-        overwrite: replace the shards that are there.
-    """
-    from dgan.data import pack_source
-
-    summary = pack_source(
-        source,
-        out,
-        split=split,
-        resolution=resolution,
-        channels=channels,
-        fit=fit,
-        filter=filter,
-        samples_per_shard=samples_per_shard,
-        limit=limit,
-        skip_corrupt=skip_corrupt,
-        overwrite=overwrite,
-    )
-    print(f"{summary.samples} samples in {len(summary.shards)} shards under {out}")
-    for skipped in summary.skipped:
-        print(f"left out: {skipped}")
 
 
 def sample(

@@ -21,6 +21,8 @@ MAY_CHANGE_TOO = (
     "train.kernels",
     "data.shards",
     "data.workers",
+    "data.cache",
+    "data.cache_gigabytes",
 )
 """What a resumed run may set anew: none of it alters the weights that the recipe trains towards."""
 

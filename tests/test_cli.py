@@ -20,7 +20,18 @@ from dgan.evaluation import to_uint8
 from dgan.recipes import find
 from dgan.train import train
 
-COMMANDS = ("train", "deepspeed", "recipes", "sample", "evaluate", "export", "data pack")
+COMMANDS = (
+    "train",
+    "deepspeed",
+    "recipes",
+    "sample",
+    "evaluate",
+    "export",
+    "data pack",
+    "data index",
+    "data verify",
+    "data show",
+)
 
 
 @pytest.fixture(scope="module")

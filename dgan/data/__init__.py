@@ -1,7 +1,7 @@
 """Data: shards are packed, indexed and streamed; nothing here knows of distributed training."""
 
 from .dataset import ShardDataset
-from .importers import pack_source
+from .packing import pack_source
 from .shards import expand
 from .stream import ShardStream
 

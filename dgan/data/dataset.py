@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .cache import CACHE_GIGABYTES, Cache
 from .decode import DecodeError, decode_field, decode_image, image_channels, open_image
-from .shards import expand
+from .remote import Remote, UnreadableError
+from .shards import locate
+from .sources import Opener
 from .table import Table
 
 _PROBED = 32  # samples looked at to tell grey data from colour
@@ -52,15 +55,20 @@ class ShardDataset:
     and `"b"`), `"label"` (int, if there are labels) and the decoded extra `fields`.
 
     Args:
-        shards: a brace or glob pattern, a path, or a list of these.
+        shards: a brace or glob pattern, a path or an address (http://, https://, s3://), or a list
+            of these.
         resolution: the height and width that every image must have; None: as the first one's.
         channels: 1 or 3, to which every image is converted; None: 1 if all that are looked at are
             grey, else 3.
         labels: whether to yield `.cls`; None: if every sample has one.
         fields: further fields to decode (`"txt"`, `"json"`, `"npy"`).
+        cache: the folder that keeps what came over the network, shared by the processes of a node;
+            None: `$DGAN_CACHE`, else `dgan` in the user's cache folder.
+        cache_gigabytes: how large that may grow; 0 keeps nothing and asks for each sample alone.
 
     Raises:
         FileNotFoundError: if a shard is missing.
+        OSError: if a server does not let us read one, or cannot be reached.
         ValueError: if a shard is damaged, or they hold no sample, nothing to decode, or not the
             labels asked for.
     """
@@ -73,12 +81,15 @@ class ShardDataset:
         channels: int | None = None,
         labels: bool | None = None,
         fields: Sequence[str] = (),
+        cache: str | Path | None = None,
+        cache_gigabytes: float = CACHE_GIGABYTES,
     ) -> None:
         if channels not in (None, 1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels!r}")
         if resolution is not None and resolution < 1:
             raise ValueError(f"resolution must be a positive integer, got {resolution!r}")
-        self.table = Table(expand(shards), fields)
+        remote = Remote(Opener(), Cache(cache, cache_gigabytes) if cache_gigabytes else None)
+        self.table = Table(locate(shards, remote.opener), fields, remote)
         self.shards, self.image_names = self.table.shards, self.table.image_names
         self.fields = tuple(fields)
         self._resolution, self._channels = resolution, channels
@@ -117,10 +128,22 @@ class ShardDataset:
     def decode_into(self, i: int, batch: Batch, row: int, *, flip: bool = False) -> None:
         """Decodes sample `i` into `row` of `batch`, all of its images mirrored if `flip`.
 
+        One that came over the network and does not decode is fetched once more.
+
         Raises:
             DecodeError: if a field is missing or damaged; `row` then holds anything.
             SizeMismatchError: if an image is not of the size that the data set has.
         """
+        try:
+            self._decode_into(i, batch, row, flip)
+        except UnreadableError:
+            raise
+        except DecodeError:
+            if not self.table.refetch(i):
+                raise
+            self._decode_into(i, batch, row, flip)
+
+    def _decode_into(self, i: int, batch: Batch, row: int, flip: bool) -> None:
         table, key = self.table, self.table.key(i)
         batch.keys[row] = key
         for name, shape in self.shapes.items():

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .cache import CACHE_GIGABYTES
 from .dataset import Batch, ShardDataset
 from .order import Order
 from .reader import Reader, SkipLedger, Skipped
@@ -43,12 +44,14 @@ class ShardStream:
     counted in `skipped` and told by `drain_skipped`.
 
     Args:
-        shards: a brace or glob pattern, a path, a list of these, or an open `ShardDataset`.
+        shards: a brace or glob pattern, a path or an address, a list of these, or an open
+            `ShardDataset`.
         batch_size: samples of one batch over all ranks.
         seed: of the order and of the flips.
         rank: which rows of each batch are read here.
         world_size: into how many equal parts each batch is divided.
-        resolution: as in `ShardDataset`, like `channels`, `labels` and `fields`.
+        resolution: as in `ShardDataset`, like `channels`, `labels`, `fields`, `cache` and
+            `cache_gigabytes`.
         flip: mirror each sample, left to right, with probability ½, drawn by its position.
         workers: threads that decode ahead; 0 decodes in the caller's.
         prefetch: batches decoded ahead.
@@ -72,6 +75,8 @@ class ShardStream:
         channels: int | None = None,
         labels: bool | None = None,
         fields: Sequence[str] = (),
+        cache: str | Path | None = None,
+        cache_gigabytes: float = CACHE_GIGABYTES,
         flip: bool = False,
         workers: int = 1,
         prefetch: int = 2,
@@ -82,11 +87,17 @@ class ShardStream:
             raise ValueError(f"workers ≥ 0 and prefetch ≥ 1, got {workers} and {prefetch}")
         if not isinstance(shards, ShardDataset):
             shards = ShardDataset(
-                shards, resolution=resolution, channels=channels, labels=labels, fields=fields
+                shards,
+                resolution=resolution,
+                channels=channels,
+                labels=labels,
+                fields=fields,
+                cache=cache,
+                cache_gigabytes=cache_gigabytes,
             )
-        elif (resolution, channels, labels, tuple(fields)) != (None, None, None, ()):
+        elif (resolution, channels, labels, tuple(fields), cache) != (None, None, None, (), None):
             raise ValueError(
-                "resolution, channels, labels and fields: ask the ShardDataset for them"
+                "resolution, channels, labels, fields and cache: ask the ShardDataset for them"
             )
         self.dataset = shards
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
@@ -215,7 +226,9 @@ class ShardStream:
         """This rank's share of the batch at `position`: room, samples and its own position."""
         n = self.batch_size // self.world_size
         mine = position + self.rank * n
-        return Batch(n, self.dataset), self._reader.order.take(mine, n), mine
+        samples = self._reader.order.take(mine, n)
+        self.dataset.table.prefetch(samples)
+        return Batch(n, self.dataset), samples, mine
 
     def _read_here(self) -> tuple[Batch, list[Skipped]]:
         batch, samples, mine = self._begin(self._position)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,6 +15,9 @@ from numpy.typing import NDArray
 
 from .decode import DecodeError, decode_label, split_image_field
 from .index import ShardIndex, read_index
+from .location import Location, Url
+from .remote import Remote
+from .sources import Local
 
 _OPEN_FILES = 256  # a window of the order reads from about as many shards at once
 
@@ -28,14 +30,19 @@ class Table:
     Args:
         shards: the tars, in order.
         fields: fields to be read beside images and `cls`.
+        remote: reads those of them that are not files.
 
     Raises:
+        OSError: if a shard is missing or cannot be read.
         ValueError: if a shard is damaged, or they hold no sample, or neither image nor `fields`.
     """
 
-    def __init__(self, shards: Sequence[Path], fields: Sequence[str]) -> None:
+    def __init__(
+        self, shards: Sequence[Location], fields: Sequence[str], remote: Remote | None = None
+    ) -> None:
         self.shards = list(shards)
-        indexes = [read_index(shard) for shard in shards]
+        self._remote = remote
+        indexes = self._read_indexes()
         self._starts: list[int] = np.cumsum([0, *map(len, indexes)]).tolist()
         if not len(self):
             raise ValueError(f"there is no sample in {self}")
@@ -52,6 +59,7 @@ class Table:
         self._labels = [index.labels for index in indexes]
         self._columns = [_columns(index, self.image_names, fields) for index in indexes]
         self._files = _Files(self.shards)
+        self._some_remote = any(isinstance(shard, Url) for shard in self.shards)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -63,13 +71,15 @@ class Table:
     def close(self) -> None:
         """Closes the shards' files; they are opened again if they are needed again."""
         self._files.close()
+        if self._remote is not None:
+            self._remote.close()
 
     def key(self, i: int) -> str:
         """The key of sample `i`, as it is in its shard."""
         shard, row = self._locate(i)
         return bytes(self._keys[shard][row]).decode("utf-8", "surrogateescape")
 
-    def shard_of(self, i: int) -> Path:
+    def shard_of(self, i: int) -> Location:
         """The shard that holds sample `i`."""
         return self.shards[self._locate(i)[0]]
 
@@ -78,13 +88,19 @@ class Table:
 
         Raises:
             DecodeError: if the sample has no such field, or the shard ends inside it.
+            UnreadableError: a DecodeError, if the shard cannot be read over the network.
         """
         shard, row = self._locate(i)
         offsets, sizes = self._columns[shard][column]
         offset, size = int(offsets[row]), int(sizes[row])
         if offset < 0:
             raise DecodeError(f"sample {self.key(i)!r} has no {column!r}", "missing field")
-        data = self._files.read(shard, size, offset)
+        location = self.shards[shard]
+        if isinstance(location, Url):
+            assert self._remote is not None, "addresses come with what reads them"
+            data = self._remote.read(location, size, offset)
+        else:
+            data = self._files.read(shard, size, offset)
         if len(data) < size:
             raise DecodeError(f"{self.shards[shard]} ends inside {self.key(i)!r}", "shard cut off")
         return data
@@ -109,6 +125,19 @@ class Table:
                 return start + int(absent.argmax())
         return None
 
+    def prefetch(self, samples: NDArray[np.int64]) -> None:
+        """Begins to fetch what these samples need and is neither here nor on its way."""
+        if self._remote is not None and self._some_remote:
+            self._remote.prefetch(place for i in samples.tolist() for place in self._places(i))
+
+    def refetch(self, i: int) -> bool:
+        """Has sample `i` fetched anew when it is next read. Whether that may change anything."""
+        places = self._places(i)
+        for place in places:
+            assert self._remote is not None, "addresses come with what reads them"
+            self._remote.forget(*place)
+        return bool(places)
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the number of samples and of the shards' names and sizes: same data, or not.
@@ -118,41 +147,53 @@ class Table:
         lines = [f"{shard.name} {size}" for shard, size in zip(self.shards, self._sizes)]
         return hashlib.sha256("\n".join([str(len(self)), *lines]).encode()).hexdigest()[:32]
 
+    def _read_indexes(self) -> list[ShardIndex]:
+        urls = [shard for shard in self.shards if isinstance(shard, Url)]
+        assert self._remote is not None or not urls, "addresses come with what reads them"
+        remote = dict(zip(urls, self._remote.indexes(urls))) if self._remote and urls else {}
+        return [
+            remote[shard] if isinstance(shard, Url) else read_index(shard) for shard in self.shards
+        ]
+
+    def _places(self, i: int) -> list[tuple[Url, int, int]]:
+        """Of a sample that is not in a file: the shard, size and offset of each of its fields."""
+        shard, row = self._locate(i)
+        location = self.shards[shard]
+        if not isinstance(location, Url):
+            return []
+        columns = self._columns[shard].values()
+        places = [(int(sizes[row]), int(offsets[row])) for offsets, sizes in columns]
+        return [(location, size, offset) for size, offset in places if offset >= 0]
+
     def _locate(self, i: int) -> tuple[int, int]:
         shard = bisect.bisect_right(self._starts, i) - 1
         return shard, i - self._starts[shard]
 
 
-class _File:
-    """An open file that is closed when nobody refers to it: not under a thread that reads it."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-
 class _Files:
     """The shards' files, opened when first read; the least recently used is closed."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Location]) -> None:
         self._paths = paths
-        self._open: OrderedDict[int, _File] = OrderedDict()
+        self._open: OrderedDict[int, Local] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[_Files], tuple[Sequence[Path]]]:
+    def __reduce__(self) -> tuple[type[_Files], tuple[Sequence[Location]]]:
         return _Files, (self._paths,)  # another process opens its own
 
     def read(self, shard: int, size: int, offset: int) -> bytes:
         with self._lock:
-            file = self._open.get(shard) or _File(self._paths[shard])
+            file = self._open.get(shard) or self._reopen(shard)
             self._open[shard] = file
             self._open.move_to_end(shard)
             if len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)
-        return os.pread(file.descriptor, size, offset)
+        return file.read(offset, size)
+
+    def _reopen(self, shard: int) -> Local:
+        path = self._paths[shard]
+        assert isinstance(path, Path), "an address is not read here"
+        return Local(path)
 
     def close(self) -> None:
         with self._lock:
@@ -180,7 +221,7 @@ def _column(index: ShardIndex, name: str, fields: Sequence[str]) -> _Column:
     several = present.sum(axis=1) > 1
     if several.any():
         raise ValueError(
-            f"{index.path}: sample {index.key(int(several.argmax()))!r} has several images for "
+            f"{index.location}: sample {index.key(int(several.argmax()))!r} has several images for "
             f"{name!r}: {', '.join(fields)}; name them apart, as in a.png and b.png"
         )
     rows, chosen = np.arange(len(index)), np.array(places)[present.argmax(axis=1)]

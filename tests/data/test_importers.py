@@ -6,7 +6,7 @@ from shard_helpers import png, real, write_tar
 from dgan.data import ShardDataset, pack_source
 from dgan.data.arrays import read_idx
 from dgan.data.fit import Fit
-from dgan.data.importers import open_source
+from dgan.data.importers import Reading, open_source
 
 RNG = np.random.default_rng(0)
 
@@ -62,12 +62,12 @@ def test_a_folder_becomes_shards_with_its_subfolders_as_classes(tmp_path, photos
     assert (summary.samples, summary.classes, summary.channels) == (4, 2, 3)
     dataset = ShardDataset(summary.shards)
     table = dataset.table
-    keys = ["00000000_a_v1", "00000001_z", "00000002_a", "00000003_b"]
+    keys = ["cat/a_v1-4de06590e0e0", "cat/deep/z", "dog/a", "dog/b"]
     assert [table.key(i) for i in range(4)] == keys
     assert dataset.labels.tolist() == [0, 0, 1, 1]
     assert table.read(0, "image") == (photos / "cat" / "a.v1.JPG").read_bytes()  # not encoded again
     assert (dataset[2]["image"].permute(1, 2, 0).numpy() == Image.open(photos / "dog/a.bmp")).all()
-    assert open_source(photos).class_names == ("cat", "dog")
+    assert open_source(photos, Reading()).class_names == ("cat", "dog")
 
 
 def test_labels_can_be_left_out_and_flat_folders_have_none(tmp_path, photos):

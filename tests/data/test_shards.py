@@ -64,7 +64,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
     assert (summary.samples, summary.classes, summary.resolution, summary.channels) == (25, 3, 8, 1)
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert len(list((tmp_path / "a").iterdir())) == 6  # shards and indexes: nothing is left behind
+    assert len(list((tmp_path / "a").iterdir())) == 7  # shards, indexes, the journal: no more
 
 
 def test_webdataset_reads_what_pack_wrote(tmp_path):
@@ -110,6 +110,7 @@ def test_a_pack_that_fails_leaves_what_was_there(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "train-000000.tar",
         "train-000000.tar.index.json",
+        "train.pack.json",
     ]
 
 

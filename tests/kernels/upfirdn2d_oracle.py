@@ -77,11 +77,12 @@ def linear_orders(x, filter, backend="triton", **options):
 
 
 def linear_expected(x, filter, **options):
-    """Return the same by the definition in float64."""
+    """Return the same by the definition in float64, of dy and v as x's dtype holds them."""
+    dtype = x.dtype
     x = x.detach().double().requires_grad_()
     y = definition(x, filter, **options)
-    (dx,) = torch.autograd.grad(y, x, draw(*y.shape, seed=1).to(y))
-    v = draw(*x.shape, seed=2).to(x)
+    (dx,) = torch.autograd.grad(y, x, draw(*y.shape, seed=1).to(dtype).to(y))
+    v = draw(*x.shape, seed=2).to(dtype).to(x)
     return {"y": y.detach(), "dx": dx, "d_dy": definition(v, filter, **options)}
 
 

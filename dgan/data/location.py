@@ -1,0 +1,107 @@
+"""Where a shard is: a path, or an address that may hold secrets and never shows them."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+
+# Parts of a query that say who may read, not what: they change while the shard stays the same.
+_SIGNING = re.compile(
+    r"x-(amz|goog)-.*|signature|expires|awsaccesskeyid|googleaccessid|key-pair-id|policy"
+    r"|token|access_token|sig|se|st|sp|sv|sr|spr|sks|ske|skt|skv|skoid|sktid",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#'\"]*@)?([^\s?'\"]*)(\?[^\s'\"]*)?")
+
+
+class SourceError(OSError):
+    """A shard that cannot be read, and asking again would not help.
+
+    `reason` is a word or two, to count by.
+    """
+
+    def __init__(self, message: str, reason: str = "unreachable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class MissingError(SourceError, FileNotFoundError):
+    """The server says that there is no such shard."""
+
+
+class ForbiddenError(SourceError, PermissionError):
+    """The server does not let us read the shard."""
+
+
+class Identity(NamedTuple):
+    """What tells one content of a shard from another.
+
+    Attributes:
+        size: in bytes.
+        tag: of a file its time of modification, else the server's ETag or Last-Modified; may be
+            empty if the server sends neither.
+    """
+
+    size: int
+    tag: int | str
+
+
+@dataclass(frozen=True)
+class Url:
+    """An address of a shard. `str` and `repr` of it leave out its password and its query.
+
+    Attributes:
+        address: all of it, for requests only.
+    """
+
+    address: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return redact(self.address)
+
+    def __repr__(self) -> str:
+        return f"Url({str(self)!r})"
+
+    @property
+    def scheme(self) -> str:
+        """Lower-case, without the colon."""
+        return urlsplit(self.address).scheme
+
+    @property
+    def name(self) -> str:
+        """The last part of its path, as `Path.name` of a file."""
+        return unquote(posixpath.basename(urlsplit(self.address).path))
+
+    @property
+    def sidecar(self) -> Url:
+        """Where its index is kept: beside it, `<shard>.index.json`."""
+        parts = urlsplit(self.address)
+        return Url(urlunsplit(parts._replace(path=parts.path + ".index.json")))
+
+    @property
+    def key(self) -> str:
+        """The address without what only says who may read: what the cache knows it by."""
+        parts = urlsplit(self.address)
+        query = parse_qsl(parts.query, keep_blank_values=True)
+        kept = "&".join(
+            f"{quote(name)}={quote(value)}" for name, value in query if not _SIGNING.fullmatch(name)
+        )
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=host, query=kept, fragment=""))
+
+
+Location = Path | Url
+
+
+def redact(text: str) -> str:
+    """`text` with the user, password and query of every address in it replaced by `…`."""
+
+    def hide(found: re.Match[str]) -> str:
+        scheme, user, rest, query = found.groups()
+        return f"{scheme}{'…@' * bool(user)}{rest}{'?…' * bool(query)}"
+
+    return _ADDRESS.sub(hide, text)
