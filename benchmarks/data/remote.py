@@ -1,6 +1,6 @@
 """Images a second from a web server with latency: a request a sample, a block, or a shard.
 
-    python benchmarks/data/remote.py --folder /tmp/shards
+    python benchmarks/data/remote.py --folder FOLDER
 
 Makes shards of 256×256 JPEGs (about 20 KB) in `--folder` if it has none, serves them from another
 process that waits `--latency` before each answer and sends at `--rate` on each connection, and
@@ -180,7 +180,7 @@ def main() -> None:
         f"each answer, {arguments.rate / 1e6:.0f} MB/s a connection; the cache is empty at first; "
         "bytes include sidecars and what was fetched ahead"
     )
-    print(store("data_remote", list(rows.values()), notes))
+    print(store("data-remote", list(rows.values()), notes))
 
 
 if __name__ == "__main__":

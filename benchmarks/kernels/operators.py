@@ -202,4 +202,4 @@ OPERATORS = {
         *(SQUARED_NORM, PENALTY_DIRECTION, INTERPOLATE, MINIBATCH_STDDEV),
     )
 }
-"""By name, the most telling first: a GPU may be lent for minutes only."""
+"""By name, the most telling first: time on a GPU may be short."""
