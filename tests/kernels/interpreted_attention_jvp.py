@@ -1,6 +1,6 @@
 """attention_jvp's Triton kernels against float64: blocks, masks, dtypes, layouts, absent tangents.
 
-Not collected by name: `test_attention_jvp_interpreted.py` runs it with TRITON_INTERPRET=1.
+Not collected by name: `test_interpreted.py` runs it with TRITON_INTERPRET=1.
 """
 
 import pytest

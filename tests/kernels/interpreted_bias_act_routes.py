@@ -1,15 +1,15 @@
 """Every route by which PyTorch differentiates, through the Triton kernels, against plain PyTorch.
 
-Not collected by name: `test_bias_act_interpreted.py` runs it with TRITON_INTERPRET=1.
+Not collected by name: `test_interpreted.py` runs it with TRITON_INTERPRET=1.
 """
 
 import pytest
 import torch
 import torch.autograd.forward_ad as fwd
+from routes import ROUTES, assert_same_gradients
 from torch import nn
-from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.func import grad, jacrev, jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
 
 from dgan_kernels import bias_act
 
@@ -39,88 +39,11 @@ def x():
     return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def penalty(D, x):
-    (g,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
-    return g.square().sum((1, 2, 3)).mean()
-
-
-def functional_penalty(D):
-    def loss(params, x):
-        g = grad(lambda x: functional_call(D, params, (x,)).sum())(x)
-        return g.square().sum((1, 2, 3)).mean()
-
-    return loss
-
-
-def reverse_over_reverse(D, x):
-    penalty(D, x.clone().requires_grad_()).backward()
-
-
-def torch_func_grad(D, x):
-    functional_penalty(D)(dict(D.named_parameters()), x).backward()
-
-
-def torch_func_grad_twice(D, x):
-    grads = grad(functional_penalty(D))({k: p.detach() for k, p in D.named_parameters()}, x)
-    for name, p in D.named_parameters():
-        p.grad = grads[name]
-
-
-def reverse_over_forward(D, x):
-    leaf = x.clone().requires_grad_()
-    (g,) = torch.autograd.grad(D(leaf).sum(), leaf)
-    with fwd.dual_level():
-        tangent = fwd.unpack_dual(D(fwd.make_dual(x, g))).tangent
-    (2 * tangent.sum() / len(x)).backward()
-
-
-def reverse_over_torch_func_jvp(D, x):
-    leaf = x.clone().requires_grad_()
-    (g,) = torch.autograd.grad(D(leaf).sum(), leaf)
-    params = dict(D.named_parameters())
-    _, tangent = jvp(lambda x: functional_call(D, params, (x,)), (x,), (g,))
-    (2 * tangent.sum() / len(x)).backward()
-
-
-def checkpointed(D, x):
-    penalty(lambda x: checkpoint(D, x, use_reentrant=False), x.clone().requires_grad_()).backward()
-
-
-def compiled_torch_func(D, x):
-    loss = torch.compile(functional_penalty(D), fullgraph=True, backend="aot_eager")
-    loss(dict(D.named_parameters()), x).backward()
-
-
-def compiled_autograd_grad(D, x):
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
-        loss = torch.compile(lambda x: penalty(D, x), fullgraph=True, backend="aot_eager")
-        loss(x.clone().requires_grad_()).backward()
-
-
-def vmapped_samples(D, x):
-    params = dict(D.named_parameters())
-    one = lambda x: functional_call(D, params, (x[None],)).sum()  # noqa: E731
-    vmap(grad(one))(x).square().sum((1, 2, 3)).mean().backward()
-
-
-ROUTES = [
-    reverse_over_reverse, torch_func_grad, torch_func_grad_twice, reverse_over_forward,
-    reverse_over_torch_func_jvp, checkpointed, compiled_torch_func, compiled_autograd_grad,
-    vmapped_samples,
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("act", ["leaky_relu", "silu"])
 def test_penalty_by(route, act, x):
-    torch._dynamo.reset()
     want, got = Discriminator("reference", act), Discriminator("triton", act)
-    reverse_over_reverse(want, x)
-    route(got, x)
-    for (name, p), q in zip(want.named_parameters(), got.parameters()):
-        # None is a zero: no curvature, or the head's bias, which no gradient depends on.
-        a, b = (torch.zeros_like(t) if t.grad is None else t.grad for t in (q, p))
-        torch.testing.assert_close(a, b, msg=lambda m, n=name: f"{n}: {m}", **CLOSE)
+    assert_same_gradients(route, want, got, x, CLOSE)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -1,6 +1,6 @@
 """Every norm, activation, order, dtype and layout of the Triton kernels against float64.
 
-Not collected by name: `test_norm_act_interpreted.py` runs it with TRITON_INTERPRET=1.
+Not collected by name: `test_interpreted.py` runs it with TRITON_INTERPRET=1.
 """
 
 import pytest

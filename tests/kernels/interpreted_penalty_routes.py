@@ -1,16 +1,16 @@
 """Every route by which PyTorch differentiates, through the kernels of gradient penalties and
 minibatch_stddev, against plain PyTorch.
 
-Not collected by name: `test_penalty_interpreted.py` runs it with TRITON_INTERPRET=1.
+Not collected by name: `test_interpreted.py` runs it with TRITON_INTERPRET=1.
 """
 
 import pytest
+import routes
 import torch
 import torch.autograd.forward_ad as fwd
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
-from torch.utils.checkpoint import checkpoint
 
 from dgan_kernels import interpolate, minibatch_stddev, penalty_direction, squared_norm
 
@@ -33,42 +33,15 @@ class Discriminator(nn.Module):
         x = minibatch_stddev(self.first(x).tanh(), 4, 2, backend=self.backend)
         return self.last(x).mean((2, 3))
 
+    def measure(self, g):
+        """R1 and WGAN-GP in one number."""
+        squares = squared_norm(g, backend=self.backend)
+        return squares.mean() + (squares.sqrt() - 1).square().mean()
+
 
 @pytest.fixture
 def x():
     return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-def of(squares):
-    """R1 and WGAN-GP in one number."""
-    return squares.mean() + (squares.sqrt() - 1).square().mean()
-
-
-def penalty(D, x, norm_by):
-    (g,) = torch.autograd.grad(D(x).sum(), x, create_graph=True)
-    return of(squared_norm(g, backend=norm_by))
-
-
-def functional_penalty(D):
-    def loss(params, x):
-        g = grad(lambda x: functional_call(D, params, (x,)).sum())(x)
-        return of(squared_norm(g, backend=D.backend))
-
-    return loss
-
-
-def reverse_over_reverse(D, x):
-    penalty(D, x.clone().requires_grad_(), D.backend).backward()
-
-
-def torch_func_grad(D, x):
-    functional_penalty(D)(dict(D.named_parameters()), x).backward()
-
-
-def torch_func_grad_twice(D, x):
-    grads = grad(functional_penalty(D))({k: p.detach() for k, p in D.named_parameters()}, x)
-    for name, p in D.named_parameters():
-        p.grad = grads[name]
 
 
 def direction(D, x):
@@ -95,40 +68,18 @@ def reverse_over_torch_func_jvp(D, x):
     jvp(lambda x: functional_call(D, params, (x,)), (x,), (u,))[1].sum().backward()
 
 
-def checkpointed(D, x):
-    recomputed = lambda x: checkpoint(D, x, use_reentrant=False)  # noqa: E731
-    penalty(recomputed, x.clone().requires_grad_(), D.backend).backward()
-
-
-def compiled_torch_func(D, x):
-    loss = torch.compile(functional_penalty(D), fullgraph=True, backend="aot_eager")
-    loss(dict(D.named_parameters()), x).backward()
-
-
-def compiled_autograd_grad(D, x):
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
-        loss = torch.compile(
-            lambda x: penalty(D, x, D.backend), fullgraph=True, backend="aot_eager"
-        )
-        loss(x.clone().requires_grad_()).backward()
-
-
-ROUTES = [
-    reverse_over_reverse, torch_func_grad, torch_func_grad_twice, reverse_over_forward,
-    reverse_over_torch_func_jvp, checkpointed, compiled_torch_func, compiled_autograd_grad,
-]  # fmt: skip
+# The tangent is the kernel's own direction here, and vmap sees samples one by one.
+BY_ITSELF = {
+    routes.reverse_over_forward: reverse_over_forward,
+    routes.reverse_over_torch_func_jvp: reverse_over_torch_func_jvp,
+}
+ROUTES = [BY_ITSELF.get(r, r) for r in routes.ROUTES if r is not routes.vmapped_samples]
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_penalty_by(route, x):
-    torch._dynamo.reset()
     want, got = Discriminator("reference"), Discriminator("triton")
-    reverse_over_reverse(want, x)
-    route(got, x)
-    for (name, p), q in zip(want.named_parameters(), got.named_parameters()):
-        # None is a zero: no gradient of the input depends on the last bias.
-        a, b = (torch.zeros_like(t) if t.grad is None else t.grad for t in (q[1], p))
-        torch.testing.assert_close(a, b, msg=lambda m, n=name: f"{n}: {m}", **CLOSE)
+    routes.assert_same_gradients(route, want, got, x, CLOSE)
 
 
 def layers(backend):

@@ -1,6 +1,6 @@
 """squared_norm, interpolate, penalty_direction, minibatch_stddev: kernels against float64.
 
-Not collected by name: `test_penalty_interpreted.py` runs it with TRITON_INTERPRET=1.
+Not collected by name: `test_interpreted.py` runs it with TRITON_INTERPRET=1.
 """
 
 import pytest

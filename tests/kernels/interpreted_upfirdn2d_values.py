@@ -1,6 +1,6 @@
 """The upfirdn2d kernel over filters, factors, dtypes and layouts against float64.
 
-Not collected by name: `test_upfirdn2d_interpreted.py` runs it with TRITON_INTERPRET=1.
+Not collected by name: `test_interpreted.py` runs it with TRITON_INTERPRET=1.
 """
 
 import random

@@ -1,10 +1,7 @@
 """attention_jvp's kernels compiled for GPUs that are not here: spills, matrix instructions."""
 
 import os
-import pathlib
 import re
-import subprocess
-import tempfile
 
 import pytest
 
@@ -12,9 +9,7 @@ pytest.importorskip("triton", reason="triton is not installed: there is nothing 
 if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from compiled import compile_for, resources
 
 from dgan_kernels import triton_attention_jvp as kernels
 from dgan_kernels import triton_attention_jvp_launch as launch
@@ -40,29 +35,18 @@ def compile_kernel(name, dtype, width, config, arch, half=(True, True), dot="tf3
         "*fp32" if a in STATISTICS else f"*{dtype}" if a.endswith("_ptr")
         else "fp32" if a == "scale" else "i32"
     )  # fmt: skip
-    aligned = [a for a in names if a not in constants and a not in ("scale", "L", "S", "H")]
-    source = ASTSource(
-        fn=kernel,
-        signature={a: "constexpr" if a in constants else kind(a) for a in names},
-        constexprs={(names.index(a),): v for a, v in constants.items()},
-        attrs={(names.index(a),): [["tt.divisibility", 16]] for a in aligned},
+    aligned = [a for a in names if a not in ("scale", "L", "S", "H")]
+    compiled = compile_for(
+        arch,
+        kernel,
+        {a: kind(a) for a in names},
+        constants,
+        aligned,
+        num_warps=config.warps,
+        num_stages=config.stages,
     )
-    options = {"num_warps": config.warps, "num_stages": config.stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     usage = resources(compiled.asm["cubin"])
     return compiled.asm["ptx"], *usage, compiled.metadata.shared / 1024
-
-
-def resources(cubin):
-    tool = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    if not tool.exists():
-        pytest.skip("this triton wheel has no cuobjdump to read registers with")
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [tool, "--dump-resource-usage", file.name]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return tuple(int(re.search(rf"\b{key}:(\d+)", report)[1]) for key in ("REG", "STACK"))
 
 
 def halves(name, width):

@@ -1,10 +1,6 @@
 """bias_act's kernels compiled for GPUs that are not here: spills, registers, width of loads."""
 
 import os
-import pathlib
-import re
-import subprocess
-import tempfile
 
 import pytest
 
@@ -12,9 +8,7 @@ pytest.importorskip("triton", reason="triton is not installed: there is nothing 
 if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from compiled import compile_for, resources, widths
 
 from dgan_kernels import triton_bias_act
 from dgan_kernels.reference import ACTIVATIONS
@@ -40,40 +34,15 @@ def compile_kernel(name, dtype, act, layout, arch, clamp=True):
     signature |= {"n": "i32", "C": "i32", "INNER": "i32", "gain": "fp32", "clamp": "fp32"}
     if layout == "channels_last":
         constants["INNER"] = 1
-    names = kernel.arg_names
-    multiples_of_16 = [*POINTERS[name], "n", "C", "INNER"]
-    source = ASTSource(
-        fn=kernel,
-        signature={a: "constexpr" if a in constants else signature[a] for a in names},
-        constexprs={(names.index(a),): v for a, v in constants.items()},
-        attrs={
-            (names.index(a),): [["tt.divisibility", 16]]
-            for a in multiples_of_16
-            if a not in constants
-        },
+    compiled = compile_for(
+        arch,
+        kernel,
+        signature,
+        constants,
+        [*POINTERS[name], "n", "C", "INNER"],
+        num_warps=triton_bias_act.WARPS,
     )
-    options = {"num_warps": triton_bias_act.WARPS}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     return compiled.asm["ptx"], *resources(compiled.asm["cubin"])
-
-
-def resources(cubin):
-    tool = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    if not tool.exists():
-        pytest.skip("this triton wheel has no cuobjdump to read registers with")
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [tool, "--dump-resource-usage", file.name]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return tuple(int(re.search(rf"\b{key}:(\d+)", report)[1]) for key in ("REG", "STACK"))
-
-
-def widths(ptx, instruction):
-    """Return how many global accesses move 16 bytes, and how many move less."""
-    lines = re.findall(rf"\b{instruction}\.global\S*", ptx)
-    wide = sum(bool(re.search(r"v4\.b32|v2\.b64|v8\.b16", line)) for line in lines)
-    return wide, len(lines) - wide
 
 
 @pytest.mark.parametrize("arch", [80, 90])

@@ -1,10 +1,6 @@
 """norm_act's kernels compiled for GPUs that are not here: spills, registers, width of loads."""
 
 import os
-import pathlib
-import re
-import subprocess
-import tempfile
 
 import pytest
 
@@ -13,9 +9,7 @@ if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from compiled import compile_for, resources, widths
 
 from dgan_kernels import triton_norm_launch as launch
 from dgan_kernels import triton_norm_resident as resident
@@ -55,32 +49,11 @@ def compile_kernel(kernel, dtype, constants, warps, arch):
     signature |= {a: f"*{dtype}" for a in names if a.endswith("_ptr")}
     signature |= {a: "*fp32" for a in names if a in FLOAT32}
     signature |= {a: "fp32" for a in ("count", "eps") if a in names}
-    signature |= dict.fromkeys(constants, "constexpr")
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        constexprs={(names.index(a),): v for a, v in constants.items()},
-        attrs={
-            (i,): [["tt.divisibility", 16]]
-            for i, a in enumerate(names)
-            if a not in constants and (a.endswith("_ptr") or a in SIXTEENS)
-        },
+    aligned = [a for a in names if a.endswith("_ptr") or a in SIXTEENS]
+    compiled = compile_for(
+        arch, kernel, signature, constants, aligned, num_warps=warps, **launch.OPTIONS
     )
-    options = {"num_warps": warps, **launch.OPTIONS}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     return compiled.asm["ptx"], *resources(compiled.asm["cubin"])
-
-
-def resources(cubin):
-    tool = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    if not tool.exists():
-        pytest.skip("this triton wheel has no cuobjdump to read registers with")
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [tool, "--dump-resource-usage", file.name]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return tuple(int(re.search(rf"\b{key}:(\d+)", report)[1]) for key in ("REG", "STACK"))
 
 
 def compile_resident(name, case, dtype, arch, act="silu"):
@@ -101,8 +74,7 @@ def compile_resident(name, case, dtype, arch, act="silu"):
 
 def wide_loads(ptx):
     """Return how many loads of 16 bytes a thread has."""
-    lines = re.findall(r"\bld\.global\S*", ptx)
-    return sum(bool(re.search(r"v4\.b32|v2\.b64|v8\.b16", line)) for line in lines)
+    return widths(ptx, "ld")[0]
 
 
 @pytest.mark.parametrize("arch", [80, 90, 100])

@@ -10,10 +10,7 @@ pytest.importorskip("triton", reason="triton is not installed: there is nothing 
 if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
-import triton
-from test_bias_act_compiled import resources, widths
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from compiled import compile_for, resources, widths
 
 from dgan_kernels import triton_gradient_penalty as penalty
 from dgan_kernels import triton_minibatch_stddev as stddev
@@ -27,20 +24,11 @@ def compile_kernel(kernel, dtype, arch, constants, warps=4):
     """Return (PTX, registers, stack bytes), with sizes that are multiples of 16."""
     names = kernel.arg_names
     signature = {
-        a: "constexpr" if a in constants
-        else f"*{'fp32' if a in WIDE else dtype}" if a.endswith("_ptr")
-        else SCALARS.get(a, "i32")
+        a: f"*{'fp32' if a in WIDE else dtype}" if a.endswith("_ptr") else SCALARS.get(a, "i32")
         for a in names
-    }  # fmt: skip
-    multiples_of_16 = [a for a in names if a.endswith("_ptr") or a in ("L", "K")]
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        constexprs={(names.index(a),): v for a, v in constants.items()},
-        attrs={(names.index(a),): [["tt.divisibility", 16]] for a in multiples_of_16},
-    )
-    target = GPUTarget("cuda", arch, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": warps})
+    }
+    aligned = [a for a in names if a.endswith("_ptr") or a in ("L", "K")]
+    compiled = compile_for(arch, kernel, signature, constants, aligned, num_warps=warps)
     return compiled.asm["ptx"], *resources(compiled.asm["cubin"])
 
 

@@ -8,10 +8,7 @@ pytest.importorskip("triton", reason="triton is not installed: there is nothing 
 if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
-import triton
-from test_bias_act_compiled import resources, widths
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from compiled import compile_for, resources, widths
 
 from dgan_kernels import triton_upfirdn2d
 from dgan_kernels.reference import ACTIVATIONS
@@ -35,19 +32,9 @@ def compile_kernel(dtype, layout, up, down, taps, separable, arch, act="leaky_re
     signature = dict.fromkeys(POINTERS, f"*{dtype}") | {"f_ptr": "*fp32"}
     signature |= dict.fromkeys([*SIZES, "AX", "AY", "SX", "SY"], "i32")
     signature |= dict.fromkeys(["gain", "act_gain", "clamp"], "fp32")
-    names = kernel.arg_names
-    source = ASTSource(
-        fn=kernel,
-        signature={a: "constexpr" if a in constants else signature[a] for a in names},
-        constexprs={(names.index(a),): v for a, v in constants.items()},
-        attrs={
-            (names.index(a),): [["tt.divisibility", 16]]
-            for a in [*POINTERS, *SIZES]
-            if a not in constants
-        },
-    )
-    options = {"num_warps": triton_upfirdn2d.WARPS}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    aligned = [*POINTERS, *SIZES]
+    warps = triton_upfirdn2d.WARPS
+    compiled = compile_for(arch, kernel, signature, constants, aligned, num_warps=warps)
     assert compiled.metadata.shared == 0  # nothing moves between lanes
     return compiled.asm["ptx"], *resources(compiled.asm["cubin"])
 

@@ -1,5 +1,5 @@
-"""Runs norm_act's Triton kernels on the CPU: in a process of their own, for Triton reads
-TRITON_INTERPRET when it decorates a kernel, once and for the whole process.
+"""Runs the Triton kernels on the CPU: in a process of their own, for Triton reads TRITON_INTERPRET
+when it decorates a kernel, once and for the whole process.
 
 By hand: TRITON_INTERPRET=1 pytest tests/kernels/interpreted_norm_act_values.py
 """
@@ -14,12 +14,13 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed: there is nothing to interpret")
 
 HERE = pathlib.Path(__file__).parent
+RUN_OTHERWISE = {"interpreted_norm_act_ranks.py"}  # by `test_norm_act_ranks.py`
+SCRIPTS = sorted({path.name for path in HERE.glob("interpreted_*.py")} - RUN_OTHERWISE)
 
 
-@pytest.mark.parametrize("part", ["values", "routes"])
-def test_interpreted(part):
-    script = HERE / f"interpreted_norm_act_{part}.py"
-    command = [sys.executable, "-m", "pytest", str(script), "-q", "-x", "-p", "no:cacheprovider"]
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_interpreted(script):
+    command = [sys.executable, "-m", "pytest", script, "-q", "-x", "-p", "no:cacheprovider"]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
