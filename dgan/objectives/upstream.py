@@ -1,13 +1,15 @@
 """What a penalty needs to know and to set inside FSDP2, DDP and DeepSpeed.
 
 The one file of `objectives` that reads what they do not document. Nothing is patched: flags are set
-for one pass and set back. `tests/objectives/test_upstream.py` fails when a release changes them.
+for one pass and set back. `tests/distributed/test_communication.py` fails when a release
+changes them.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
@@ -38,6 +40,11 @@ def frees_between_backwards(module: nn.Module) -> bool:
     if not isinstance(module, FSDPModule):
         return False
     return any(group.reshard_after_backward for group in parameter_groups(module))
+
+
+def gathered_dtype(module: FSDPModule) -> torch.dtype | None:
+    """The dtype in which FSDP2 gathers the parameters of `module`; None: their own."""
+    return next((group.mp_policy.param_dtype for group in parameter_groups(module)), None)
 
 
 def is_engine(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 DeepSpeed flattens parameters, cuts the flat tensor among ranks, and keeps float32 weights and
 moments of its cut only. Its public accessors gather whole parameters, or copy; these are views.
-`tests/distributed/test_deepspeed.py` fails when a release of DeepSpeed holds them otherwise.
+`tests/distributed/test_deepspeed_penalties.py` fails when a release holds them otherwise.
 """
 
 from collections.abc import Iterator

@@ -148,6 +148,18 @@ def test_a_run_goes_on_bit_for_bit(digits: str, tmp_path: Path) -> None:
     assert metrics(parts) == metrics(whole)
 
 
+@pytest.mark.parametrize(("strategy", "stage"), [("fsdp", 3), ("deepspeed", 1), ("deepspeed", 3)])
+def test_a_run_in_bfloat16_passes_its_own_check(
+    strategy: str, stage: int, digits: str, tmp_path: Path
+) -> None:
+    """As a run on a GPU is by default."""
+    plan = tiny(digits, str(tmp_path), train__precision="bfloat16", train__steps=1)
+    plan = replace(plan, penalty=replace(plan.penalty, check=True))
+    parallel = replace(plan.parallel, strategy=strategy, zero_stage=stage)
+    run_ranks(2, train, replace(plan, parallel=parallel))
+    assert "the penalty's gradient is right" in (tmp_path / "log.txt").read_text()
+
+
 def in_bfloat16(recipe: Recipe, folder: Path) -> None:
     with launch(precision="bfloat16") as world, open_stream(recipe, world) as stream:
         players = build_players(recipe, world)

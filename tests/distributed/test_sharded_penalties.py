@@ -304,3 +304,32 @@ def test_the_check_passes_what_is_right_and_finds_what_is_wrong() -> None:
         for message in messages:
             assert "is off by" in message
             assert "hidden (" in message
+
+
+def check_in_bfloat16() -> tuple[dict[str, float], str]:
+    narrow = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    errors = {}
+    with launch(precision="float32") as world:
+        x = batch(0, torch.float32).chunk(world.size)[world.rank]
+        for family in ("convolutional", "transformer"):
+            module = sharded(network(family, torch.float32), world, {"mp_policy": narrow})
+            errors[family] = check_penalty(module, x)
+        errors["weights of 16 bits"] = check_penalty(
+            network("convolutional", torch.bfloat16), x.bfloat16(), method="double"
+        )
+        torch.manual_seed(0)
+        wrong = Wrong()
+        shard(
+            wrong, world.mesh, blocks=[wrong.hidden],
+            keep_for_double_backward=True, compute_dtype=torch.bfloat16,
+        )  # fmt: skip
+        with pytest.raises(ArithmeticError, match="is off by") as error:
+            check_penalty(wrong, x, method="double")
+    return errors, str(error.value)
+
+
+def test_the_check_tells_rounding_from_mistakes() -> None:
+    """In bfloat16 a small step of the weights would be rounded away."""
+    for errors, message in run_ranks(2, check_in_bfloat16):
+        assert 1e-3 < max(errors.values()) < 0.06, errors
+        assert "hidden (" in message
