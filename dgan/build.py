@@ -11,6 +11,7 @@ from dgan.checkpoint import complete
 from dgan.config import Player as PlayerConfig
 from dgan.config import Recipe
 from dgan.data import ShardStream
+from dgan.data.location import holds_secret
 from dgan.evaluation import Evaluator, find_features
 from dgan.networks import Role, build
 from dgan.networks.layers import without_kernels
@@ -18,6 +19,7 @@ from dgan.parallel.average import Average
 from dgan.parallel.deepspeed_configuration import deepspeed_configuration
 from dgan.parallel.distribute import distribute
 from dgan.parallel.layout import Layout
+from dgan.parallel.replicas import Replica
 from dgan.parallel.world import World, dtypes
 from dgan.recipe_file import differences, from_toml, to_toml
 from dgan.run import Run
@@ -40,9 +42,11 @@ def open_stream(recipe: Recipe, world: World) -> ShardStream:
             f"take a multiple of {parts}"
         )
     data = recipe.data
+    _refuse_secrets(data.shards)
     stream = ShardStream(
         data.shards,
         batch_size=recipe.train.batch_size,
+        weights=data.weights,
         seed=recipe.train.seed,
         rank=world.rank,
         world_size=world.size,
@@ -50,14 +54,17 @@ def open_stream(recipe: Recipe, world: World) -> ShardStream:
         channels=data.channels,
         labels=None if data.classes else False,
         flip=data.flip,
+        crop=data.crop,
         workers=data.workers,
+        device=world.device,
         cache=data.cache or None,
         cache_gigabytes=data.cache_gigabytes,
     )
     if data.classes and not stream.has_labels:
         raise ValueError(
-            f"--data.classes is {data.classes}, but {stream.dataset.table} has no labels: pack a "
-            "folder with a subfolder a class, or set --data.classes 0"
+            f"--data.classes is {data.classes}, but {stream.dataset.table} has no labels: "
+            f"{stream.dataset.describe(stream.dataset.table.first_without('cls') or 0)} is the "
+            "first without. Pack a folder with a subfolder a class, or set --data.classes 0"
         )
     if stream.num_classes > data.classes > 0:
         raise ValueError(
@@ -65,6 +72,17 @@ def open_stream(recipe: Recipe, world: World) -> ShardStream:
             f"is {data.classes}: set it to {stream.num_classes}"
         )
     return stream
+
+
+def _refuse_secrets(shards: str | tuple[str, ...]) -> None:
+    """The recipe is written into the run's directory, which people show to each other."""
+    if any(map(holds_secret, [shards] if isinstance(shards, str) else shards)):
+        raise ValueError(
+            "--data.shards holds a user, password, key or signature, which the run's recipe.toml "
+            "would show: name environment variables in their place, in single quotes, as in "
+            "'https://$NAME:$PASSWORD@host/x.tar' or 'https://host/x.tar?$SIGNATURE', or read "
+            "s3://bucket/x.tar with AWS_* variables"
+        )
 
 
 def build_network(recipe: Recipe, role: Role) -> nn.Module:
@@ -112,10 +130,12 @@ def build_players(recipe: Recipe, world: World) -> Players:
         keep_unsharded=recipe.penalty.keep_unsharded,
     )
     twice = task.has_penalty and task.method == "double"
-    player = _player("generator", recipe, generator, world)
+    plan = layout(recipe, world)
+    player = _player(recipe.generator, "generator", distribute(generator, world, plan))
+    critic = distribute(discriminator, world, plan, double_backward=twice)
     players = Players(
         generator=player,
-        discriminator=_player("discriminator", recipe, discriminator, world, twice),
+        discriminator=_player(recipe.discriminator, "discriminator", critic),
         average=Average(player.replica),
         half_life_kimg=recipe.average.half_life_kimg,
         task=task,
@@ -124,13 +144,10 @@ def build_players(recipe: Recipe, world: World) -> Players:
     return players
 
 
-def _player(
-    role: Role, recipe: Recipe, module: nn.Module, world: World, double_backward: bool = False
-) -> Player:
-    config: PlayerConfig = getattr(recipe, role)
+def _player(config: PlayerConfig, role: Role, replica: Replica) -> Player:
     return Player(
         role,
-        distribute(module, world, layout(recipe, world), double_backward=double_backward),
+        replica,
         learning_rate=config.learning_rate,
         beta1=config.beta1,
         beta2=config.beta2,

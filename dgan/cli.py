@@ -105,6 +105,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": commands.evaluate,
     "export": commands.export,
     "data pack": data_commands.pack,
+    "data import": data_commands.pack,
     "data index": data_commands.index,
     "data verify": data_commands.verify,
     "data show": data_commands.show,
@@ -143,10 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _usage() -> str:
-    lines = [
-        f"  {name:12} {(function.__doc__ or '').splitlines()[0]}"
-        for name, function in COMMANDS.items()
-    ]
+    lines, first = list[str](), dict[Callable[..., None], str]()
+    for name, function in COMMANDS.items():
+        same = first.setdefault(function, name)
+        does = (function.__doc__ or "").splitlines()[0]
+        lines.append(f"  {name:12} {does if same == name else f'The same as {same}.'}")
     return (
         "usage: dgan COMMAND ...\n\n"
         + "\n".join(lines)

@@ -96,6 +96,7 @@ def evaluate(
     import json
 
     from dgan.data import ShardDataset
+    from dgan.data.location import redact
     from dgan.evaluation import Evaluator, find_features
     from dgan.parallel.world import launch
     from dgan.trained import load_run
@@ -129,7 +130,7 @@ def evaluate(
         )
         scores = evaluator(trained.network.to(world.device), trained.z_dim)
         if world.is_first:
-            scores |= {"step": trained.step, "shards": shards or data.shards}
+            scores |= {"step": trained.step, "shards": redact(str(shards or data.shards))}
             for key, value in scores.items():
                 print(f"{key:16} {value:.4g}" if isinstance(value, float) else f"{key:16} {value}")
             (run / f"evaluation-{trained.step:09d}.json").write_text(

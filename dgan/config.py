@@ -6,6 +6,7 @@ is handed plain values.
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -27,7 +28,7 @@ class Player:
     """A network and how it is optimised (Adam)."""
 
     network: str
-    """A family (`r3gan`, `dcgan`, `mlp`) or an import path, `mypackage.models:MyNet`."""
+    """A family (`r3gan`, `stylegan2`, `dcgan`, `mlp`) or an import path, `mypackage.models:MyNet`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the network's constructor."""
     learning_rate: Cosine = field(default_factory=lambda: constant(2e-4))
@@ -62,15 +63,22 @@ class Average:
 class Data:
     """Where the images come from and what they are."""
 
-    shards: str
+    shards: str | tuple[str, ...]
     """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`, also
-    of `https://` and `s3://` addresses."""
+    of `https://` and `s3://` addresses; or several of these."""
     resolution: int
     channels: int = 3
     classes: int = 0
     """0: unconditional. Otherwise labels are 0 … classes − 1 and both players see them."""
+    weights: tuple[float, ...] = ()
+    """Of each entry of `shards`, which are then data sets that are mixed in this proportion; none:
+    all of them are one data set. Scores compare with all samples of all of them, whatever these."""
     flip: bool = False
     """Mirror half of the images, chosen by (seed, position in the data)."""
+    crop: Literal["none", "centre", "random", "window"] = "none"
+    """Of images of another size: the largest square, from the centre or anywhere, resized to
+    `resolution`; or a window of just that many pixels. Drawn by (seed, position) like `flip`;
+    evaluation takes the centre. `none` refuses them."""
     workers: int = 1
     """Decoding threads of each rank; 0 decodes in the training thread."""
     cache: str = ""
@@ -159,6 +167,10 @@ class Run:
     """Start anew; refuses a directory that already holds a run."""
     wandb: str = ""
     """Project of Weights & Biases that gets the curves too (extra `wandb`)."""
+    stall_minutes: float = 30.0
+    """A rank on which nothing moves for so long says where it stands and ends; 0: it waits."""
+    start_minutes: float = 60.0
+    """The same until the first step is done, where data is indexed and kernels are compiled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +225,7 @@ def validate(recipe: Recipe) -> None:
         if value < minimum:
             raise ValueError(f"--{key} is {value}; it must be at least {minimum}")
     _check_parallel(recipe.parallel)
+    _check_weights(recipe.data)
     if recipe.data.channels not in (1, 3):
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
 
@@ -236,6 +249,20 @@ def _check_parallel(parallel: Parallel) -> None:
                 f"--parallel.{key} {value} means nothing under --parallel.strategy "
                 f"{parallel.strategy}: it is for {' and '.join(strategies)}"
             )
+
+
+def _check_weights(data: Data) -> None:
+    if not data.weights:
+        return
+    given = " ".join(map(str, data.weights))
+    if not all(math.isfinite(weight) and weight > 0 for weight in data.weights):
+        raise ValueError(f"--data.weights is {given}; all of them must be positive numbers")
+    sets = 1 if isinstance(data.shards, str) else len(data.shards)
+    if len(data.weights) != sets:
+        raise ValueError(
+            f"--data.weights is {given}, but --data.shards has {sets} entries: each entry is a "
+            "data set that needs one weight (a pattern such as 'x-*.tar' is one entry, in quotes)"
+        )
 
 
 def switches() -> set[str]:

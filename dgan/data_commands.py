@@ -1,7 +1,6 @@
 """The commands of `dgan data`: each function is one, its arguments are flags."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,26 +101,36 @@ def pack(
         print(f"{summary.kept} of the shards were there already; --overwrite packs them anew")
 
 
-def index(shards: Given[list[str]], /, *, workers: int | None = None) -> None:
+def index(
+    shards: Given[list[str]],
+    /,
+    *,
+    checksums: bool = False,
+    out: Path | None = None,
+    workers: int | None = None,
+) -> None:
     """Write the index beside shards: any WebDataset tars, of which only headers are read.
 
     Args:
-        shards: paths or patterns, as in 'data/train-{000000..000127}.tar'.
-        workers: processes; by default one a core.
+        shards: paths, patterns or addresses, as in 'data/train-{000000..000127}.tar'.
+        checksums: also store each shard's sha256, for which all of it is read; verify compares.
+        out: a folder for the indexes, to be uploaded beside shards that have an address.
+        workers: processes (threads, for addresses); by default one a core.
     """
-    from dgan.data.indexing import index_shards
-    from dgan.data.shards import expand
+    from dgan.data.indexing import Indexer, index_shards
+    from dgan.data.shards import locate
+    from dgan.data.sources import Opener
 
-    begin, samples, size = time.perf_counter(), 0, 0
-    paths = expand(shards)
-    results = index_shards(paths, workers=workers)
+    begin, samples, size, opener = time.perf_counter(), 0, 0, Opener()
+    found = locate(shards, opener)
+    results = index_shards(found, Indexer(out, checksums, opener), workers=workers)
     with _progress("indexing") as progress:
         for done, indexed in enumerate(results, 1):
             samples, size = samples + indexed.samples, size + indexed.bytes
-            progress(done, len(paths))
+            progress(done, len(found))
     seconds = time.perf_counter() - begin
     print(
-        f"{len(paths)} shards indexed: {samples} samples in {size / 1e6:,.1f} MB of tars, "
+        f"{len(found)} shards indexed: {samples} samples in {size / 1e6:,.1f} MB of tars, "
         f"{seconds:.2f} s ({size / 1e6 / seconds:,.0f} MB/s, {samples / seconds:,.0f} samples/s)"
     )
 
@@ -131,19 +140,24 @@ def verify(
 ) -> None:
     """Check shards: every sample decodes, keys are unique, no field is missing, files are whole.
 
-    Ends with exit code 1 if something is wrong.
+    What was packed, or indexed with --checksums, is compared with its checksum. Addresses are
+    fetched into the temporary folder (TMPDIR), one shard after the other. Ends with exit code 1 if
+    something is wrong.
 
     Args:
-        shards: paths or patterns, as in 'data/train-{000000..000127}.tar'.
+        shards: paths, patterns or addresses, as in 'data/train-{000000..000127}.tar'.
         json: also write the whole report here.
         workers: threads; by default one a core.
     """
-    from dgan.data.shards import expand
+    from dgan.data.shards import locate
+    from dgan.data.sources import Opener
     from dgan.data.verify import verify_shards
     from dgan.data.verify_report import as_json, as_lines
 
+    opener = Opener()
+    found = locate(shards, opener)
     with _progress("verifying") as progress:
-        report = verify_shards(expand(shards), workers=workers, progress=progress)
+        report = verify_shards(found, opener=opener, workers=workers, progress=progress)
     print("\n".join(as_lines(report)))
     if json is not None:
         _write_json(json, as_json(report))
@@ -162,20 +176,19 @@ def show(
     """Draw a contact sheet of samples, with their classes beneath: SHARDS OUT.png.
 
     Args:
-        shards_and_out: paths or patterns, as in 'data/train-*.tar', and last the PNG to write.
+        shards_and_out: paths, patterns or addresses, as in 'data/train-*.tar', and last the PNG.
         count: how many samples.
         columns: samples in a row; by default as many as make a square.
         seed: of the choice; the same one shows the same samples.
     """
     from dgan.data.contact_sheet import check_name, contact_sheet, save_sheet
-    from dgan.data.shards import expand
 
     # One list: where a list is followed by another argument, the parser does not divide them.
     if len(shards_and_out) < 2:
         raise ValueError("name the shards and then the picture: dgan data show SHARDS OUT.png")
     shards, out = shards_and_out[:-1], Path(shards_and_out[-1])
     check_name(out)
-    sheet = contact_sheet(expand(shards), count=count, columns=columns, seed=seed)
+    sheet = contact_sheet(shards, count=count, columns=columns, seed=seed)
     save_sheet(sheet, out)
     print(f"{out}: {sheet.width}×{sheet.height} pixels")
 
@@ -203,7 +216,9 @@ def _progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    os.replace(aside, path)
+    from dgan.data.aside import written_aside
+
+    # What is no UTF-8 in a key is a lone surrogate, for which JSON has the same escape.
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    with written_aside(path) as file:
+        file.write(text.encode(errors="backslashreplace"))

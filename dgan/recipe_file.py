@@ -3,6 +3,7 @@
 import dataclasses
 import tomllib
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
@@ -87,6 +88,14 @@ def _build(kind: Any, value: Any, path: str, key: str) -> Any:
             choices = ", ".join(map(str, get_args(kind)))
             raise ValueError(f"{where} is {value!r}; choose from {choices}")
         return value
+    if get_origin(kind) is UnionType:  # one of something, or several
+        one, several = get_args(kind)
+        kind = several if isinstance(value, list) else one
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where} is {value!r}; it must be a list")
+        (element, _) = get_args(kind)
+        return tuple(_build(element, v, path, f"{key}[{i}]") for i, v in enumerate(value))
     if get_origin(kind) is dict and isinstance(value, dict):
         return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
     if kind is float and type(value) is int:

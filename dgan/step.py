@@ -223,7 +223,9 @@ def prepare(batch: Batch, world: World) -> Batch:
         key: value.to(world.device, non_blocking=True) if isinstance(value, Tensor) else value
         for key, value in batch.items()
     }
-    return {**moved, "image": moved["image"].to(world.dtype) / 127.5 - 1.0}
+    # Decoders write channels last; generated images, which they will meet, are contiguous.
+    image = moved["image"].to(world.dtype, memory_format=torch.contiguous_format)
+    return {**moved, "image": image / 127.5 - 1.0}
 
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:

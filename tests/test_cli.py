@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import checkpoint_of, dgan, end, metrics, start, steps_kept, write_recipe
+from commands import checkpoint_of, dgan, end, facts, metrics, start, steps_kept, write_recipe
 from PIL import Image
 
 from dgan import load_generator
@@ -102,6 +102,34 @@ def test_packing_digits(capsys: Capture, tmp_path: Path) -> None:
     assert len(list((tmp_path / "shards").glob("train-*.tar"))) == 2
     assert "overwrite" in dgan(capsys, *arguments).error()
     assert dgan(capsys, *arguments, "--overwrite").code == 0
+
+
+def test_data_sets_are_mixed_as_the_command_line_says(
+    capsys: Capture, tmp_path: Path, digits: str
+) -> None:
+    first, second, third = sorted(map(str, Path(digits).parent.glob("*.tar")))
+    recipe = write_recipe(tmp_path, "run", "nothing.tar", train__steps=2)
+    mixed = ("--data.shards", f"{first[:-5]}[01].tar", third, "--data.weights", 3, 1)
+    outcome = dgan(capsys, "train", recipe, *mixed)
+    assert outcome.code == 0, outcome
+    saved = find(str(tmp_path / "run")).data
+    assert (saved.shards, saved.weights) == ((f"{first[:-5]}[01].tar", third), (3, 1))
+    state = facts(checkpoint_of(tmp_path / "run", 2))["stream"]
+    assert state["parts"] == [[1200, 0.75], [597, 0.25]]
+    assert dgan(capsys, "train", tmp_path / "run", "--train.steps", 4).code == 0
+    divided = ("--train.steps", 6, "--data.shards", f"{first[:-5]}0.tar", f"{first[:-5]}[12].tar")
+    assert (
+        "the same `weights` and entries"
+        in dgan(capsys, "train", tmp_path / "run", *divided).error()
+    )
+    other = ("--train.steps", 6, "--data.weights", 1, 1)
+    assert "data.weights differs" in dgan(capsys, "train", tmp_path / "run", *other).error()
+    assert "needs one weight" in dgan(capsys, "train", "digits", *mixed, 5).error()
+    together = dgan(
+        capsys, "train", recipe, "--run.dir", tmp_path / "one", "--data.shards", first, second
+    )
+    assert together.code == 0, together
+    assert facts(checkpoint_of(tmp_path / "one", 2))["stream"]["parts"] == [[1200, 1.0]]
 
 
 def test_samples_depend_on_the_seed_alone(capsys: Capture, run: Path, tmp_path: Path) -> None:

@@ -54,6 +54,31 @@ def test_every_kind_of_value_survives_the_disk(tmp_path: Path, recipe: Recipe) -
     assert isinstance(read.generator.learning_rate, Cosine)
 
 
+def test_a_mixture_survives_the_disk(tmp_path: Path) -> None:
+    mixed = tiny("", "", data__shards=("a-*.tar", "b.tar"), data__weights=(3, 0.5))
+    validate(mixed)
+    path = saved(tmp_path / "recipe.toml", mixed)
+    read = from_toml(path)
+    assert read == mixed
+    assert tomllib.loads(path.read_text())["data"]["weights"] == [3, 0.5]
+    assert differences(read, replace(read, data=replace(read.data, weights=()))) == ["data.weights"]
+
+
+@pytest.mark.parametrize(
+    ("shards", "weights", "message"),
+    [
+        ("a.tar", (3, 1), r"--data.weights is 3 1, but --data.shards has 1 entries"),
+        (("a.tar", "b.tar"), (3,), r"--data.weights is 3, but --data.shards has 2 entries"),
+        (("a.tar", "b.tar"), (3, 0), r"--data.weights is 3 0; .*positive numbers"),
+        (("a.tar", "b.tar"), (3, -1), r"positive numbers"),
+        (("a.tar", "b.tar"), (3, float("inf")), r"positive numbers"),
+    ],
+)
+def test_weights_that_do_not_fit(shards: Any, weights: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate(tiny("", "", data__shards=shards, data__weights=weights))
+
+
 def test_the_form_carries_its_version(recipe: Recipe) -> None:
     assert tomllib.loads(to_toml(recipe))["format"] == FORMAT
 
@@ -86,6 +111,10 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         ("train.steps", "4", r"train.steps is '4'; it must be of type int"),
         ("train.steps", 4.0, r"train.steps is 4.0; it must be of type int"),
         ("train.steps", True, r"train.steps is True; it must be of type int"),
+        ("data.shards", 3, r"data.shards is 3; it must be of type str"),
+        ("data.shards", ["a", 3], r"data.shards\[1\] is 3; it must be of type str"),
+        ("data.weights", 3, r"data.weights is 3; it must be a list"),
+        ("data.weights", [3, "a"], r"data.weights\[1\] is 'a'; it must be of type float"),
         ("data.flip", 1, r"data.flip is 1; it must be of type bool"),
         ("penalty.gamma.kimg", True, r"penalty.gamma.kimg is True; it must be of type float"),
         ("generator.network", 3, r"generator.network is 3; it must be of type str"),

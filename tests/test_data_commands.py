@@ -1,4 +1,4 @@
-"""`dgan data`: pack, index, verify and show as a user runs them."""
+"""`dgan data`: pack (or import), index, verify and show as a user runs them."""
 
 import json
 import os
@@ -14,6 +14,9 @@ from commands import dgan
 from PIL import Image
 
 from dgan.data.index import sidecar_path
+
+sys.path.append(str(Path(__file__).parent / "data"))
+from web_server import serving
 
 Capture = pytest.CaptureFixture[str]
 
@@ -57,6 +60,58 @@ def test_from_photos_to_a_contact_sheet(capsys: Capture, tmp_path: Path, photos:
     assert "Traceback" not in packed.err + indexed.err + verified.err + sheet.err
 
 
+def test_import_is_another_name_of_pack(capsys: Capture, tmp_path: Path, photos: Path) -> None:
+    for name in ("pack", "import"):
+        outcome = dgan(capsys, "data", name, photos, tmp_path / name, "--resolution", 8)
+        assert outcome.out.startswith("24 samples in 1 shards"), outcome
+    shard = "train-000000.tar"
+    assert (tmp_path / "pack" / shard).read_bytes() == (tmp_path / "import" / shard).read_bytes()
+    usage = dgan(capsys, "--help").out.splitlines()
+    assert "  data import  The same as data pack." in usage
+    assert "usage: dgan data import" in dgan(capsys, "data", "import", "--help").out
+
+
+def test_shards_behind_a_server(
+    capsys: Capture, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DGAN_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "shards"
+    assert dgan(capsys, "data", "pack", photos, out, "--samples-per-shard", 12).code == 0
+    for shard in out.glob("*.tar"):
+        sidecar_path(shard).unlink()
+    with serving(out) as server:
+        there = server.url.replace("://", "://me:hunter2@") + "/train-{000000..000001}.tar"
+        indexed = dgan(capsys, "data", "index", there, "--checksums", "--out", out)
+        assert indexed.out.startswith("2 shards indexed: 24 samples in "), indexed
+        assert all(sidecar_path(shard).is_file() for shard in out.glob("*.tar"))
+        verified = dgan(capsys, "data", "verify", there, "--json", tmp_path / "v.json")
+        assert verified.code == 0, verified
+        assert "2 shards, 24 samples, " in verified.out
+        report = json.loads((tmp_path / "v.json").read_text())
+        assert report["shards"][1]["path"].endswith("/train-000001.tar")
+        shown = dgan(capsys, "data", "show", there, tmp_path / "there.png", "--count", 6)
+        assert shown.code == 0, shown
+        here = dgan(capsys, "data", "show", f"{out}/*.tar", tmp_path / "here.png", "--count", 6)
+        assert here.code == 0, here
+        assert Image.open(tmp_path / "there.png").size == Image.open(tmp_path / "here.png").size
+        (out / "train-000001.tar").write_bytes(b"x" * 5000)
+        damaged = dgan(capsys, "data", "verify", there)
+        assert (damaged.code, "damaged shard: 1" in damaged.out) == (1, True)
+        gone = dgan(capsys, "data", "verify", f"{server.url}/gone.tar")
+        assert (gone.code, "no such shard" in gone.out) == (1, True)
+        assert (
+            "no such shard"
+            in dgan(capsys, "data", "index", f"{server.url}/gone.tar", "--out", tmp_path).error()
+        )
+        assert (
+            "no such shard"
+            in dgan(capsys, "data", "show", f"{server.url}/gone.tar", tmp_path / "x.png").error()
+        )
+        told = [indexed, verified, shown, damaged, gone]
+        texts = [outcome.out + outcome.err for outcome in told] + [json.dumps(report)]
+        assert not any("hunter2" in text or "Traceback" in text for text in texts)
+
+
 def test_damage_is_named_and_ends_with_1(capsys: Capture, tmp_path: Path, photos: Path) -> None:
     assert dgan(capsys, "data", "pack", photos, tmp_path / "out").code == 0
     shard = tmp_path / "out" / "train-000000.tar"
@@ -83,6 +138,11 @@ def test_what_cannot_be_is_one_message(capsys: Capture, tmp_path: Path, photos: 
         ("show", "no.tar"): "SHARDS OUT.png",
         ("show", photos, "no.tar"): "is a PNG: name it so",
         ("index", photos): "is a folder",
+        ("index", "https://host/x.tar"): "name a folder with --out",
+        ("index", "s3://bucket"): "is s3://bucket/key",
+        ("verify", "http:///x.tar"): "names no host",
+        ("verify", "pipe:cat x.tar"): "commands are never run",
+        ("show", "ftp://host/x.tar", "x.png"): "not ftp:",
         ("pack", photos, "out", "--split-by-hash", "90/5"): "as in 90/5/5",
         ("pack", photos, "out", "--shard-megabytes", -1): "must be positive",
         ("pack", photos, "out", "--pairs", "folders"): "the folders a and b",

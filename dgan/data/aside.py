@@ -1,4 +1,4 @@
-"""Files that are written aside, under a lock, and appear under their name when they are whole."""
+"""Files that are written aside, and appear under their name when they are whole."""
 
 from __future__ import annotations
 
@@ -6,11 +6,34 @@ import fcntl
 import os
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 ASIDE = ".partial"
 _FRESH = 60.0  # seconds for which a file counts as just used: its time is not set at every read
+
+
+@contextmanager
+def written_aside(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
+    """A file to write, which replaces `path` once it is whole; an error leaves nothing of it.
+
+    Nobody sees half of it, even where two processes write the same. Its folder is made if need be.
+    `sync`: what appears survives a power cut.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = own_aside(path)
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 class Aside:

@@ -1,13 +1,18 @@
-"""Audio files as shards hold them: what a WAV or FLAC says of itself, and whether it is whole."""
+"""Audio files as shards hold them: what a WAV or FLAC says of itself, and its samples."""
 
 from __future__ import annotations
 
+import io
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .decode import DecodeError
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DecodeError
 
 AUDIO_EXTENSIONS = ("wav", "flac")
+MAX_SAMPLES = 1 << 27  # over all channels: 512 MiB as float32, 46 minutes of mono at 48 kHz
 _WAV_CODES = {1: "integer", 3: "float", 0xFFFE: "extensible"}
 
 
@@ -38,6 +43,68 @@ def read_audio(extension: str, data: bytes) -> Audio:
     if not (audio.rate and audio.channels and audio.bits):
         raise DecodeError(f"the {extension.upper()} claims {audio}")
     return audio
+
+
+class Waveform(NamedTuple):
+    """Decoded audio.
+
+    Attributes:
+        samples: float32 `[channels, frames]`; whole numbers of n bits are divided by 2ⁿ⁻¹, so that
+            they lie in [−1, 1).
+        rate: frames a second.
+    """
+
+    samples: NDArray[np.float32]
+    rate: int
+
+
+def decode_wav(data: bytes) -> Waveform:
+    """The samples of a WAV: PCM of 8, 16, 24 or 32 bits, or floating point of 32 or 64.
+
+    Raises:
+        DecodeError: if it is none of these, is cut off, or has more than `MAX_SAMPLES` samples.
+    """
+    return _decode("wav", data)
+
+
+def decode_flac(data: bytes) -> Waveform:
+    """The samples of a FLAC; its frames' checksums are compared.
+
+    Raises:
+        DecodeError: if it is none, is damaged, or has more than `MAX_SAMPLES` samples.
+    """
+    return _decode("flac", data)
+
+
+def require_soundfile() -> Any:
+    """The package that decodes audio; `ValueError` if it is not installed."""
+    try:
+        import soundfile
+    except (ImportError, OSError):  # the latter if libsndfile itself is missing
+        raise ValueError(".wav and .flac need soundfile: pip install 'dgan[audio]'") from None
+    return soundfile
+
+
+def _decode(extension: str, data: bytes) -> Waveform:
+    soundfile = require_soundfile()
+    audio = read_audio(extension, data)
+    if not audio.frames:
+        raise DecodeError(f"the {extension.upper()} has no samples, or does not say how many")
+    if audio.frames * audio.channels > MAX_SAMPLES:
+        raise DecodeError(
+            f"{audio.channels} × {audio.frames:,} samples are more than the limit of "
+            f"{MAX_SAMPLES:,}",
+            "too many samples",
+        )
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            samples = file.read(audio.frames, dtype="float32", always_2d=True)
+            found = file.samplerate, file.channels, len(samples)
+    except soundfile.SoundFileError as error:
+        raise DecodeError(f"the {extension.upper()} does not decode ({error})") from error
+    if found != (audio.rate, audio.channels, audio.frames):
+        raise DecodeError(f"the {extension.upper()} claims {audio.frames:,} frames of {audio}")
+    return Waveform(np.ascontiguousarray(samples.T), audio.rate)
 
 
 def _read_wav(data: bytes) -> Audio:

@@ -68,6 +68,7 @@ class Cache:
         self._root = self.folder / "v1"
         self._lock = threading.Lock()
         self._written: float = math.inf  # nobody has looked at the folder yet
+        self._evicting = False
         self._warned = False
         self._random = random.Random()  # its own: pauses must not disturb anybody's draws
 
@@ -207,18 +208,32 @@ class Cache:
     def _grown(self, size: int) -> None:
         with self._lock:
             self._written += size
-            due = self._written > self.limit * _SHARE
-            if due:
-                self._written = 0
-        if due:
+        while self._due():
+            looked = False
             with suppress(OSError):
-                self._evict()
+                looked = self._evict()
+            with self._lock:  # what was written meanwhile has to be looked at too
+                self._evicting = False
+                if not looked:
+                    self._written = math.inf  # at the next entry once more
+                    return
 
-    def _evict(self) -> None:
-        """Removes what dead processes left, and then the oldest entries while there is too much."""
+    def _due(self) -> bool:
+        """Whether the folder is to be looked at now, and by the caller."""
+        with self._lock:
+            if self._evicting or self._written <= self.limit * _SHARE:
+                return False
+            self._written, self._evicting = 0, True
+            return True
+
+    def _evict(self) -> bool:
+        """Removes what dead processes left, and then the oldest entries while there is too much.
+
+        Whether it did: another process may be at it.
+        """
         guard = Aside.open(self._root / "evicting")
         if guard is None:
-            return  # somebody else is at it
+            return False
         try:
             entries = []
             for path in self._root.glob("*/*"):
@@ -231,12 +246,13 @@ class Cache:
             room = shutil.disk_usage(self._root).free - _RESERVE
             limit = min(self.limit, total + room)
             if total <= limit:
-                return
+                return True
             for _, size, path in sorted(entries):
                 if total <= limit * _KEPT:
                     break
                 if not path.name.endswith(ASIDE):
                     path.unlink(missing_ok=True)
                     total -= size
+            return True
         finally:
             guard.discard()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .aside import written_aside
 from .dataset import ShardDataset
 from .decode import DecodeError, image_channels, open_image, to_pixels
 from .journal import find_record
@@ -20,12 +20,16 @@ _PAPER, _INK, _BROKEN = (255, 255, 255), (40, 40, 40), (200, 60, 60)
 
 
 def contact_sheet(
-    shards: Sequence[Path], *, count: int = 64, columns: int | None = None, seed: int = 0
+    shards: str | Path | Sequence[str | Path],
+    *,
+    count: int = 64,
+    columns: int | None = None,
+    seed: int = 0,
 ) -> Image.Image:
     """`count` samples of `shards` chosen by `seed`, with class or key beneath each.
 
     Args:
-        shards: the tars.
+        shards: paths, patterns or addresses, as `ShardDataset` takes them.
         count: how many; all, if there are no more.
         columns: in a row; None: as many as make a square.
         seed: of the choice; the same one shows the same samples.
@@ -39,7 +43,8 @@ def contact_sheet(
     with ShardDataset(shards) as dataset:
         count = min(count, len(dataset))
         chosen = np.random.default_rng(seed).choice(len(dataset), count, replace=False).tolist()
-        found = find_record(shards[0])
+        first = dataset.shards[0]
+        found = find_record(first) if isinstance(first, Path) else None
         names = found[1].classes if found else ()
         cells = [(_picture(dataset, i), _caption(dataset, i, names)) for i in chosen]
     return _arrange(cells, min(columns or round(count**0.5), count))
@@ -76,10 +81,8 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
         ValueError: if `path` does not end in .png.
     """
     check_name(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    sheet.save(aside, "PNG")
-    os.replace(aside, path)
+    with written_aside(path) as file:
+        sheet.save(file, "PNG")
 
 
 def _picture(dataset: ShardDataset, i: int) -> Image.Image:

@@ -4,83 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from .batch import Batch, Encoded
+from .buffers import Buffers
 from .cache import CACHE_GIGABYTES, Cache
-from .decode import DecodeError, decode_field, decode_image, image_channels, open_image
+from .decode import DecodeError, find_decoder, image_channels, open_image
+from .images import CROPS, PLAIN, View
 from .remote import Remote, UnreadableError
-from .shards import locate
+from .shards import locate_each
 from .sources import Opener
 from .table import Table
 
 _PROBED = 32  # samples looked at to tell grey data from colour
 
 
-class Batch:
-    """Room for `n` decoded samples; workers write rows of it, then `as_dict` hands it out."""
-
-    def __init__(self, n: int, dataset: ShardDataset) -> None:
-        self.keys = [""] * n
-        self.images = {
-            name: torch.empty((n, *shape), dtype=torch.uint8)
-            for name, shape in dataset.shapes.items()
-        }
-        # The same memory: writing rows of it through NumPy is far cheaper than through torch.
-        self.pixels = {name: image.numpy() for name, image in self.images.items()}
-        self.labels = np.empty(n, np.int64) if dataset.has_labels else None
-        self.extras: dict[str, list[Any]] = {field: [None] * n for field in dataset.fields}
-
-    def as_dict(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
-        """The batch as the caller sees it; `rows` keeps some of them only."""
-        batch: dict[str, Any] = {"__key__": self.keys, **self.images, **self.extras}
-        if self.labels is not None:
-            batch["label"] = torch.from_numpy(self.labels)
-        if rows is None:
-            return batch
-        return {
-            name: all_[list(rows)] if isinstance(all_, torch.Tensor) else [all_[i] for i in rows]
-            for name, all_ in batch.items()
-        }
-
-
 class ShardDataset:
     """The samples of some shards, in the order in which they lie there.
 
     `dataset[i]` is a dict of `"__key__"` (str), `"image"` (uint8 tensor `[C, H, W]`; of pairs `"a"`
-    and `"b"`), `"label"` (int, if there are labels) and the decoded extra `fields`.
+    and `"b"`), `"label"` (int, if there are labels) and the decoded extra `fields`. In memory
+    images are channels last: `.contiguous()` or `.reshape` them where that matters.
 
     Args:
         shards: a brace or glob pattern, a path or an address (http://, https://, s3://), or a list
-            of these.
+            of these; an entry of the list may be a list again.
         resolution: the height and width that every image must have; None: as the first one's.
         channels: 1 or 3, to which every image is converted; None: 1 if all that are looked at are
             grey, else 3.
         labels: whether to yield `.cls`; None: if every sample has one.
-        fields: further fields to decode (`"txt"`, `"json"`, `"npy"`).
+        fields: further fields to decode (`"txt"`, `"json"`, `"npy"`; `"wav"` and `"flac"` become
+            a `Waveform`, with the extra `audio`).
+        crop: what becomes of images of another size: `"none"` (an error), `"centre"`, `"random"`
+            (squares, resized) or `"window"` (not resized), see `dgan.data.images`. Here it is the
+            middle that is cut out; `ShardStream` draws.
         cache: the folder that keeps what came over the network, shared by the processes of a node;
             None: `$DGAN_CACHE`, else `dgan` in the user's cache folder.
         cache_gigabytes: how large that may grow; 0 keeps nothing and asks for each sample alone.
+
+    Attributes:
+        starts: the number of the first sample of each entry of `shards`, and that of all samples.
 
     Raises:
         FileNotFoundError: if a shard is missing.
         OSError: if a server does not let us read one, or cannot be reached.
         ValueError: if a shard is damaged, or they hold no sample, nothing to decode, or not the
-            labels asked for.
+            labels asked for, or an argument does not fit.
     """
 
     def __init__(
         self,
-        shards: str | Path | Sequence[str | Path],
+        shards: str | Path | Sequence[str | Path | Sequence[str | Path]],
         *,
         resolution: int | None = None,
         channels: int | None = None,
         labels: bool | None = None,
         fields: Sequence[str] = (),
+        crop: str = "none",
         cache: str | Path | None = None,
         cache_gigabytes: float = CACHE_GIGABYTES,
     ) -> None:
@@ -88,10 +73,19 @@ class ShardDataset:
             raise ValueError(f"channels must be 1 or 3, got {channels!r}")
         if resolution is not None and resolution < 1:
             raise ValueError(f"resolution must be a positive integer, got {resolution!r}")
+        if crop not in CROPS:
+            raise ValueError(f"crop must be one of {', '.join(CROPS)}; got {crop!r}")
+        if crop != "none" and resolution is None:
+            raise ValueError(f"crop {crop!r} needs a resolution to crop to")
+        for field in fields:
+            find_decoder(field)
         remote = Remote(Opener(), Cache(cache, cache_gigabytes) if cache_gigabytes else None)
-        self.table = Table(locate(shards, remote.opener), fields, remote)
+        entries = [shards] if isinstance(shards, str | Path) else shards
+        groups = locate_each(entries, remote.opener)
+        self.table = Table([shard for group in groups for shard in group], fields, remote)
+        self.starts = [self.table.starts[n] for n in np.cumsum([0, *map(len, groups)])]
         self.shards, self.image_names = self.table.shards, self.table.image_names
-        self.fields = tuple(fields)
+        self.fields, self.crop = tuple(fields), crop
         self._resolution, self._channels = resolution, channels
         bare = self.table.first_without("cls") if labels is not False else 0
         if labels and bare is not None:
@@ -104,7 +98,7 @@ class ShardDataset:
     def __getitem__(self, i: int) -> dict[str, Any]:
         if not -len(self) <= i < len(self):
             raise IndexError(f"sample {i} of {len(self)}")
-        batch = Batch(1, self)
+        batch = self.batch(1)
         self.decode_into(i % len(self), batch, 0)
         sample = {name: values[0] for name, values in batch.as_dict().items()}
         if self.has_labels:
@@ -125,34 +119,62 @@ class ShardDataset:
         """Sample `i` in words, for a message: its shard and its key."""
         return f"sample {self.table.key(i)!r} of {self.table.shard_of(i)}"
 
-    def decode_into(self, i: int, batch: Batch, row: int, *, flip: bool = False) -> None:
-        """Decodes sample `i` into `row` of `batch`, all of its images mirrored if `flip`.
+    def check_alike(self) -> None:
+        """Checks that the entries of `shards` have the same fields, as they must to be mixed.
+
+        Raises:
+            ValueError: names the entry and the field that it lacks.
+        """
+        for begin, end in pairwise(self.starts):
+            for name in (*self.image_names, *self.fields):
+                if begin < end and not self.table.has(name, begin, end):
+                    raise ValueError(
+                        "data sets that are mixed must have the same fields: no sample of that "
+                        f"which begins with {self.table.shard_of(begin)} has {name!r}"
+                    )
+
+    def batch(self, n: int, buffers: Buffers | None = None) -> Batch:
+        """Room for `n` samples, in memory from `buffers` if given."""
+        return Batch(
+            n,
+            self.shapes,
+            labelled=self.has_labels,
+            fields=self.fields,
+            crop=self.crop,
+            buffers=buffers or Buffers(),
+        )
+
+    def read(self, i: int) -> Encoded:
+        """The bytes of sample `i`.
+
+        Raises:
+            DecodeError: if a field is missing or cannot be read.
+        """
+        table = self.table
+        return Encoded(
+            table.key(i),
+            [table.read(i, name) for name in self.image_names],
+            table.label(i) if self.has_labels else -1,
+            [table.read(i, field) for field in self.fields],
+        )
+
+    def decode_into(self, i: int, batch: Batch, row: int, view: View = PLAIN) -> None:
+        """Decodes sample `i` into `row` of `batch`, all of its images seen as `view` says.
 
         One that came over the network and does not decode is fetched once more.
 
         Raises:
             DecodeError: if a field is missing or damaged; `row` then holds anything.
-            SizeMismatchError: if an image is not of the size that the data set has.
+            SizeMismatchError: if an image is of a size that `crop` does not take.
         """
         try:
-            self._decode_into(i, batch, row, flip)
+            batch.decode(row, self.read(i), view)
         except UnreadableError:
             raise
         except DecodeError:
             if not self.table.refetch(i):
                 raise
-            self._decode_into(i, batch, row, flip)
-
-    def _decode_into(self, i: int, batch: Batch, row: int, flip: bool) -> None:
-        table, key = self.table, self.table.key(i)
-        batch.keys[row] = key
-        for name, shape in self.shapes.items():
-            pixels = decode_image(table.read(i, name), shape, key=key)
-            batch.pixels[name][row] = pixels[..., ::-1] if flip else pixels
-        if batch.labels is not None:
-            batch.labels[row] = table.label(i)
-        for field, values in batch.extras.items():
-            values[row] = decode_field(field, table.read(i, field))
+            batch.decode(row, self.read(i), view)
 
     def batches(
         self,
@@ -175,7 +197,7 @@ class ShardDataset:
         for begin in range(0, stop, batch_size):
             n = min(batch_size, stop - begin)
             mine = range(begin + n * rank // world_size, begin + n * (rank + 1) // world_size)
-            batch, good = Batch(len(mine), self), []
+            batch, good = self.batch(len(mine)), []
             for row, i in enumerate(mine):
                 try:
                     self.decode_into(i, batch, row)
@@ -216,8 +238,8 @@ class ShardDataset:
         """
         if not self.has_labels:
             raise ValueError(f"{self.table} has no labels, or they were not asked for")
-        labels = np.full(len(self), -1, np.int64)
-        for i in range(len(self)):
+        labels = self.table.labels
+        for i in np.flatnonzero(labels < 0).tolist():
             try:
                 labels[i] = self.table.label(i)
             except DecodeError:
@@ -234,7 +256,10 @@ class ShardDataset:
             return self._channels, self._resolution, self._resolution
         size, grey, failures = None, True, []
         # Some colour sets begin with a grey picture: the first sample alone does not tell.
-        for i in np.unique(np.linspace(0, len(self) - 1, _PROBED).astype(int)).tolist():
+        # So does a large one before a small one: equally many of each entry.
+        entries = np.linspace(0, len(self.starts) - 1, _PROBED)
+        places = np.interp(entries, range(len(self.starts)), self.starts).clip(0, len(self) - 1)
+        for i in np.unique(places.astype(int)).tolist():
             try:
                 image = open_image(self.table.read(i, name))
             except DecodeError as error:

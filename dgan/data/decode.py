@@ -1,7 +1,7 @@
 """Bytes of a field → values. Each extension has its decoder in a table here, and none runs code.
 
-Images become uint8 `[C, H, W]`. Only PNG, JPEG and WebP are ever handed to Pillow, whatever the
-extension says, and a picture with more pixels than Pillow's decompression-bomb limit is an error.
+Only PNG, JPEG and WebP are ever handed to Pillow, whatever the extension says, and a picture with
+more pixels than Pillow's decompression-bomb limit is an error.
 """
 
 from __future__ import annotations
@@ -18,24 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from .audio import AUDIO_EXTENSIONS, decode_flac, decode_wav, require_soundfile
+from .errors import DecodeError
+
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
 # Imported for their registration: Pillow itself loads a plugin only once others have failed.
 _PLUGINS = (PngImagePlugin, JpegImagePlugin, WebPImagePlugin)
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _GREY_MODES = ("1", "L", "LA", "F")
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-
-
-class DecodeError(ValueError):
-    """Bytes that do not decode. `reason` is a word or two, to count by."""
-
-    def __init__(self, message: str, reason: str = "corrupt") -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class SizeMismatchError(ValueError):
-    """A healthy image of another size than asked: a mistake in the recipe, never skipped."""
 
 
 def split_image_field(field: str) -> str | None:
@@ -81,38 +72,30 @@ def image_channels(image: Image.Image) -> int:
     return 1 if image.mode in _GREY_MODES or image.mode.startswith("I") else 3
 
 
+def convert(image: Image.Image, channels: int) -> Image.Image:
+    """Decodes `image` to mode L (1 channel) or RGB (3); alpha is dropped.
+
+    Raises:
+        DecodeError: if its data is damaged or cut off.
+    """
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would saturate
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image.load()
+        return image if image.mode == mode else image.convert(mode)
+    except PILLOW_ERRORS as error:
+        raise DecodeError(f"its pixels do not decode ({error})") from error
+
+
 def to_pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
     """Decodes `image` to uint8 `[C, H, W]` with 1 or 3 channels; alpha is dropped.
 
     Raises:
         DecodeError: if its data is damaged or cut off.
     """
-    try:
-        if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would saturate
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        mode = "L" if channels == 1 else "RGB"
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    except PILLOW_ERRORS as error:
-        raise DecodeError(f"its pixels do not decode ({error})") from error
+    pixels = np.asarray(convert(image, channels))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def decode_image(data: bytes, shape: tuple[int, int, int], *, key: str) -> NDArray[np.uint8]:
-    """Decodes one image to uint8 `[C, H, W]` of exactly `shape`.
-
-    Raises:
-        DecodeError: if it does not decode.
-        SizeMismatchError: if it is of another height or width; the message names `key`.
-    """
-    image = open_image(data)
-    channels, height, width = shape
-    if image.size != (width, height):
-        size = str(height) if height == width else "SIZE"
-        raise SizeMismatchError(
-            f"sample {key!r} is {image.width}×{image.height} (width × height), but {width}×{height}"
-            f" is wanted; make shards of one size with `dgan data pack --resolution {size}`"
-        )
-    return to_pixels(image, channels)
 
 
 def decode_label(data: bytes) -> int:
@@ -131,21 +114,36 @@ def decode_label(data: bytes) -> int:
 
 
 def decode_field(field: str, data: bytes) -> Any:
-    """The value of a field that is neither image nor label: `.txt` → str, `.json`, `.npy` → array.
+    """The value of a field that is neither image nor label.
+
+    `.txt` → str, `.json`, `.npy` → array, `.wav` and `.flac` → `Waveform`.
 
     Raises:
         DecodeError: if it does not decode.
         ValueError: if no decoder is known for its extension.
     """
-    extension = field.rpartition(".")[2]
-    decoder = DECODERS.get(extension)
-    if decoder is None:
-        known = ", ".join((*IMAGE_EXTENSIONS, "cls", *DECODERS))
-        raise ValueError(f"no decoder for field {field!r}; known extensions: {known}")
+    decoder = find_decoder(field)
     try:
         return decoder(data)
+    except DecodeError:
+        raise
     except (ValueError, OSError, EOFError, SyntaxError, RecursionError) as error:
         raise DecodeError(f".{field} does not decode ({error})") from error
+
+
+def find_decoder(field: str) -> Callable[[bytes], Any]:
+    """What decodes a field that is neither image nor label.
+
+    Raises:
+        ValueError: if there is none for its extension, or it needs a package that is missing.
+    """
+    extension = field.rpartition(".")[2]
+    if extension not in DECODERS:
+        known = ", ".join((*IMAGE_EXTENSIONS, "cls", *DECODERS))
+        raise ValueError(f"no decoder for field {field!r}; known extensions: {known}")
+    if extension in AUDIO_EXTENSIONS:
+        require_soundfile()
+    return DECODERS[extension]
 
 
 def _decode_array(data: bytes) -> NDArray[Any]:
@@ -154,7 +152,14 @@ def _decode_array(data: bytes) -> NDArray[Any]:
 
 
 DECODERS: Mapping[str, Callable[[bytes], Any]] = MappingProxyType(
-    {"txt": bytes.decode, "text": bytes.decode, "json": json.loads, "npy": _decode_array}
+    {
+        "txt": bytes.decode,
+        "text": bytes.decode,
+        "json": json.loads,
+        "npy": _decode_array,
+        "wav": decode_wav,
+        "flac": decode_flac,
+    }
 )
 
 # What Pillow's plugins are known to raise for damaged data.

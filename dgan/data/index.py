@@ -2,9 +2,12 @@
 
 A shard is an ordinary WebDataset tar: consecutive members that share everything before the first
 dot of their base name are one sample, and the rest of the name, in lower case, is the field. The
-sidecar `<shard>.index.json` holds the same facts as the headers; it is used while it matches the
-tar's size and time of modification, and is never necessary. Shards that are not files have their
-index in `remote`, made by what is here.
+sidecar `<shard>.index.json` holds the same facts as the headers, and a checksum if one was asked
+for; it is used while it matches the tar's size and time of modification, and is never necessary.
+Shards that are not files have their index in `remote`, made by what is here.
+
+Samples are those that WebDataset finds. What it passes over or follows is refused, though: links,
+names that are absolute or lead upwards, members beyond any sensible size, a tar without its end.
 """
 
 from __future__ import annotations
@@ -12,26 +15,28 @@ from __future__ import annotations
 import json
 import os
 import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .aside import written_aside
 from .decode import DecodeError, decode_label
 from .location import Identity, Location
+from .packed import pack, unpack
+from .tar import Member, Read, TarError, read_file, read_members
 
 MAX_MEMBER_BYTES = 1 << 28  # 256 MiB: no image is larger, and a header may claim anything
 SIDECAR_VERSION = 1
 _MAX_LABEL_BYTES = 64
-_MAX_HEADER_BYTES = 1 << 20  # of what follows a header to make it longer: a name, in general
+_MAX_NAME = 4096  # characters: no path is longer, and keys take as much room as the longest
+_MAX_ROOM = 256  # places in the table for each member: most of a table is not empty
 
-_NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)  # WebDataset's rule: (key, field)
 _META = re.compile(r"__[^/]*__($|/)")  # WebDataset's metadata members, which are no samples
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ShardError(ValueError):
@@ -50,6 +55,7 @@ class ShardIndex:
         offsets: int64 `[n, len(fields)]`, where each field's data begins; −1 if it is absent.
         sizes: int64 `[n, len(fields)]`, its length in bytes; −1 if it is absent.
         labels: int64 `[n]` if they are known, −1 where one is not; None: see the `.cls` members.
+        sha256: of the whole tar, in hexadecimal; None if nobody has taken it.
     """
 
     location: Location
@@ -59,6 +65,7 @@ class ShardIndex:
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     labels: NDArray[np.int64] | None = None
+    sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -96,54 +103,81 @@ def read_index(shard: str | Path, *, max_member_bytes: int = MAX_MEMBER_BYTES) -
     return index or scan(path, max_member_bytes=max_member_bytes)
 
 
-def scan(shard: str | Path, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> ShardIndex:
-    """The index of `shard` from its tar headers alone. Raises as `read_index` does."""
+def scan(
+    shard: str | Path, *, labels: bool = False, max_member_bytes: int = MAX_MEMBER_BYTES
+) -> ShardIndex:
+    """The index of `shard` from its tar headers, with its `labels` if asked for.
+
+    Raises as `read_index` does.
+    """
     path = Path(shard)
-    with path.open("rb") as file:
-        return scan_tar(file, path, path.stat().st_size, max_member_bytes=max_member_bytes)
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        read = read_file(file.fileno())
+        return scan_tar(read, path, size, labels=labels, max_member_bytes=max_member_bytes)
 
 
 def scan_tar(
-    file: BinaryIO,
+    read: Read,
     path: Location,
     size: int,
     *,
     labels: bool = False,
     max_member_bytes: int = MAX_MEMBER_BYTES,
 ) -> ShardIndex:
-    """The index of a tar of `size` bytes that `file` reads.
+    """The index of a tar of `size` bytes.
 
     Args:
-        file: seeks and reads.
+        read: the bytes at (offset, size) of it.
         path: what to call it.
         size: its length.
-        labels: read the `.cls` members too, where that costs nothing much.
-        max_member_bytes: how long one may be.
+        labels: read the `.cls` members too: into `labels`, if every sample has one.
+        max_member_bytes: how long a member may be.
 
     Raises:
         ShardError: as `read_index` does.
     """
-    samples: list[tuple[str, dict[str, tuple[int, int]]]] = []
+    keys: list[str] = []
+    columns: dict[str, int] = {}
+    places: list[tuple[int, int, int, int]] = []  # row, column, offset and size of each member
     classes: list[int] = []
-    for member in _members(file, path, size, max_member_bytes):
-        match = _NAME.fullmatch(member.name)
-        if match is None or _META.match(member.name):
+    present: set[str] = set()
+    for member in _files(read, path, size, max_member_bytes):
+        key, field = split_name(member.name)
+        if not key or _META.match(member.name):
             continue  # no field, or metadata: WebDataset passes over it too
-        key, field = match[1], match[2].lower()
-        if not samples or samples[-1][0] != key:
-            samples.append((key, {}))
-            classes.append(-1)
-        if field in samples[-1][1]:
+        if not keys or keys[-1] != key:
+            keys.append(key)
+            present = set()
+        if field in present:
             raise ShardError(f"{path}: {member.name!r} is there twice in one sample")
-        samples[-1][1][field] = (member.offset_data, member.size)
+        present.add(field)
+        column = columns.setdefault(field, len(columns))
+        places.append((len(keys) - 1, column, member.offset, member.size))
         if labels and field == "cls":
-            classes[-1] = _label(file, member)
-    fields = tuple(dict.fromkeys(field for _, columns in samples for field in columns))
-    places = [[columns.get(field, (-1, -1)) for field in fields] for _, columns in samples]
-    table = np.array(places, np.int64).reshape(len(samples), len(fields), 2)
-    keys = np.array([key.encode("utf-8", "surrogateescape") for key, _ in samples], np.bytes_)
-    known = np.array(classes, np.int64) if labels and max(classes, default=-1) >= 0 else None
-    return ShardIndex(path, size, fields, keys, table[..., 0], table[..., 1], known)
+            classes.append(_label(read, member))
+    if len(keys) * len(columns) > _MAX_ROOM * len(places):
+        raise ShardError(
+            f"{path}: {len(keys):,} samples have {len(columns):,} different fields, such as "
+            f"{next(reversed(columns))!r}: a field begins at the first dot of a name"
+        )
+    offsets, sizes = np.full((2, len(keys), len(columns)), -1, np.int64)
+    rows, which, offsets_there, sizes_there = np.array(places, np.int64).reshape(-1, 4).T
+    offsets[rows, which], sizes[rows, which] = offsets_there, sizes_there
+    names = np.array([key.encode("utf-8", "surrogateescape") for key in keys], np.bytes_)
+    known = np.array(classes, np.int64) if classes and len(classes) == len(keys) else None
+    return ShardIndex(path, size, tuple(columns), names, offsets, sizes, known)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and field of a member, by WebDataset's rule; an empty key if it has none.
+
+    `"a/b.c.PNG"` → `("a/b", "c.png")`. A base name that begins with a dot is a field of its folder.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, dot, field = base.partition(".")
+    hidden = not stem and (not slash or "." in folder.rpartition("/")[2])
+    return ("", "") if hidden or not dot else (folder + slash + stem, field.lower())
 
 
 def write_index(index: ShardIndex, labels: NDArray[np.int64] | None = None) -> Path:
@@ -151,11 +185,9 @@ def write_index(index: ShardIndex, labels: NDArray[np.int64] | None = None) -> P
 
     Returns the sidecar's path. It is written aside and renamed: a reader never sees half of it.
     """
-    content = dump_index(index, Identity(*_identity(index.path)), labels)
     target = sidecar_path(index.path)
-    aside = target.with_name(target.name + ".partial")
-    aside.write_bytes(content)
-    os.replace(aside, target)
+    with written_aside(target) as file:
+        file.write(dump_index(index, Identity(*_identity(index.path)), labels))
     return target
 
 
@@ -164,11 +196,12 @@ def dump_index(index: ShardIndex, identity: Identity, labels: NDArray[np.int64] 
     content = {
         "version": SIDECAR_VERSION,
         "tar": identity,
+        "sha256": index.sha256,
         "fields": index.fields,
         "keys": [index.key(row) for row in range(len(index))],
-        "offsets": index.offsets.tolist(),
-        "sizes": index.sizes.tolist(),
-        "labels": None if labels is None else labels.tolist(),
+        "offsets": pack(index.offsets),
+        "sizes": pack(index.sizes),
+        "labels": None if labels is None else pack(labels),
     }
     return json.dumps(content, separators=(",", ":")).encode()
 
@@ -194,11 +227,16 @@ def parse_index(
             return None
         fields, keys = tuple(map(str, content["fields"])), content["keys"]
         shape = (len(keys), len(fields))
-        offsets = np.array(content["offsets"], np.int64).reshape(shape)
-        sizes = np.array(content["sizes"], np.int64).reshape(shape)
+        offsets, sizes = (unpack(content[name], shape) for name in ("offsets", "sizes"))
         labels = content["labels"]
-        labels = None if labels is None else np.array(labels, np.int64).reshape(len(keys))
-        names = np.array([key.encode("utf-8", "surrogateescape") for key in keys], np.bytes_)
+        labels = None if labels is None else unpack(labels, (len(keys),))
+        # No name in a tar holds a zero byte; encoding them one by one takes longer than the rest.
+        names = np.array("\0".join(keys).encode("utf-8", "surrogateescape").split(b"\0"), np.bytes_)
+        if len(names) != len(keys):
+            return None
+        sha256 = content.get("sha256")  # older ones have none
+        if sha256 is not None and not _SHA256.fullmatch(sha256):
+            return None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
         return None  # the headers say the same, only slower
     # A damaged sidecar must not make us read elsewhere or allocate without bound.
@@ -206,7 +244,17 @@ def parse_index(
     inside = (offsets >= 0) & (sizes >= 0) & (offsets <= identity.size - sizes)
     if not (absent | (inside & (sizes <= max_member_bytes))).all():
         return None
-    return ShardIndex(path, identity.size, fields, names, offsets, sizes, labels)
+    return ShardIndex(path, identity.size, fields, names, offsets, sizes, labels, sha256)
+
+
+def stated_checksum(data: bytes) -> tuple[int, str] | None:
+    """The size and the sha256 that a sidecar's content states, be it up to date or not."""
+    try:
+        content: Any = json.loads(data)
+        size, sha256 = content["tar"][0], content["sha256"]
+        return (size, sha256) if _SHA256.fullmatch(sha256) else None
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
 
 
 def _identity(path: Path) -> list[int]:
@@ -214,78 +262,42 @@ def _identity(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _label(file: BinaryIO, member: tarfile.TarInfo) -> int:
+def _label(read: Read, member: Member) -> int:
     if member.size > _MAX_LABEL_BYTES:
         return -1
-    file.seek(member.offset_data)
     try:
-        return decode_label(file.read(member.size))
+        return decode_label(read(member.offset, member.size))
     except DecodeError:
         return -1  # whoever reads the sample says so
 
 
-def _members(
-    file: BinaryIO, path: Location, size: int, max_member_bytes: int
-) -> Iterator[tarfile.TarInfo]:
+def _files(read: Read, path: Location, size: int, max_member_bytes: int) -> Iterator[Member]:
     """The regular members of a tar, each checked; raises ShardError for what we refuse."""
     try:
-        with tarfile.open(fileobj=cast(BinaryIO, _Bounded(file)), mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
-                _check(path, member, size, max_member_bytes)
-                if member.isreg():
-                    yield member
-            end = tar.offset
-    except (tarfile.TarError, EOFError) as error:
-        raise ShardError(f"{path}: {_diagnose(file, error)}") from error
-    # tarfile takes a missing end or a broken header for the end: both would lose samples silently.
-    file.seek(end)
-    block = file.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE:
-        raise ShardError(
-            f"{path}: the tar is truncated: it ends at byte {size} without its end mark"
-        )
-    if block.strip(b"\0"):
-        raise ShardError(f"{path}: the tar is corrupt: no valid member header at byte {end}")
+        for member in read_members(read, size):
+            if member.kind != "directory":
+                if reason := _refusal(member, size, max_member_bytes):
+                    raise ShardError(f"{path}: member {member.name[:_MAX_NAME]!r} {reason}")
+                yield member
+    except TarError as error:
+        raise ShardError(f"{path}: {error}") from error
 
 
-class _Bounded:
-    """A file of which nobody reads a large piece at once: a header may claim any length."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.seek, self.tell, self._file = file.seek, file.tell, file
-
-    def read(self, size: int) -> bytes:
-        if size > _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header claims {size:,} bytes")
-        return self._file.read(size)
-
-
-def _check(path: Location, member: tarfile.TarInfo, size: int, max_member_bytes: int) -> None:
-    def refuse(reason: str) -> ShardError:
-        return ShardError(f"{path}: member {member.name!r} {reason}")
-
-    if member.isdir():
-        return
-    if member.issparse():
-        raise refuse("is sparse, which is not supported")
-    if not member.isreg():
-        kind = "a link" if member.issym() or member.islnk() else "a device or another special file"
-        raise refuse(f"is {kind}: shards hold regular files only")
-    name = member.name
-    if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or "\0" in name:
-        raise refuse("has an absolute path or '..' in its name")
+def _refusal(member: Member, size: int, max_member_bytes: int) -> str:
+    """Why a member is refused; empty if it is not."""
+    name, end = member.name, member.offset + member.size
+    if member.kind == "sparse":
+        return "is sparse, which is not supported"
+    if member.kind != "file":
+        kind = "a link" if member.kind == "link" else "a device or another special file"
+        return f"is {kind}: shards hold regular files only"
+    upwards = ".." in name and ".." in re.split(r"[/\\]", name)
+    if upwards or name.startswith(("/", "\\")) or "\0" in name:
+        return "has an absolute path or '..' in its name"
+    if len(name) > _MAX_NAME:
+        return f"has a name of {len(name):,} characters; at most {_MAX_NAME:,} are read"
     if not 0 <= member.size <= max_member_bytes:
-        raise refuse(f"claims {member.size:,} bytes; at most {max_member_bytes:,} are read")
-    if member.offset_data + member.size > size:
-        end = member.offset_data + member.size
-        raise refuse(f"ends at byte {end:,} but the tar is truncated at byte {size:,}")
-
-
-def _diagnose(file: BinaryIO, error: Exception) -> str:
-    file.seek(0)
-    if kind := _COMPRESSED.get(file.read(2)):
-        return f"compressed ({kind}); samples are read by offset, so decompress the shard first"
-    if "unexpected end" in str(error):
-        return f"the tar is truncated ({error})"
-    return f"not a readable tar ({error or 'empty file'})"
+        return f"claims {member.size:,} bytes; at most {max_member_bytes:,} are read"
+    if end > size:
+        return f"ends at byte {end:,} but the tar is truncated at byte {size:,}"
+    return ""

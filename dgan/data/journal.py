@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .aside import written_aside
 from .writer import Facts, ShardRecord
 
 _VERSION = 1
@@ -36,13 +36,9 @@ class Journal:
 
     def write(self, path: Path) -> None:
         """Writes it to `path`; a reader never sees half of it."""
-        aside = path.with_name(path.name + ".partial")
-        with aside.open("w") as file:
-            json.dump({"version": _VERSION, **asdict(self)}, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        content = json.dumps({"version": _VERSION, **asdict(self)}, indent=1)
+        with written_aside(path, sync=True) as file:
+            file.write(f"{content}\n".encode())
 
     def of_split(self, split: str) -> list[ShardRecord]:
         """The complete shards of `split`."""

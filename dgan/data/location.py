@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from dataclasses import dataclass, field
@@ -15,7 +16,10 @@ _SIGNING = re.compile(
     r"|token|access_token|sig|se|st|sp|sv|sr|spr|sks|ske|skt|skv|skoid|sktid",
     re.IGNORECASE,
 )
-_ADDRESS = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#'\"]*@)?([^\s?'\"]*)(\?[^\s'\"]*)?")
+# Parts of a query that say what, not who: they may be shown and written down.
+_PLAIN = re.compile(r"alt|dl|download|generation|raw|ref|rev|version|versionid", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
+_ADDRESS = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#'\"]*@)?([^\s?]*)(\?[^\s'\"]*)?")
 
 
 class SourceError(OSError):
@@ -95,6 +99,53 @@ class Url:
 
 
 Location = Path | Url
+
+
+def holds_secret(address: str) -> bool:
+    """Whether `address` (or a path) says who may read, other than by names of variables.
+
+    A user or a password does, and whatever is in the query but for what is known to be harmless.
+    """
+    _, user, _, query = _cut(address)
+    parts = user.split(":")
+    for part in query.split("&"):
+        name, _, value = part.rpartition("=")
+        if not _PLAIN.fullmatch(name):
+            parts.append(value)
+    return any(part and not _VARIABLE.fullmatch(part) for part in parts)
+
+
+def fill_in(address: str) -> str:
+    """`address` with the environment's values for each `$NAME` before its `@` and in its query.
+
+    Raises:
+        ValueError: if there is no such variable.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise ValueError(
+                f"{redact(address)} names ${found[1]}, but there is no such environment variable: "
+                "export it to every process that reads the shards"
+            )
+        return os.environ[found[1]]
+
+    scheme, user, rest, query = _cut(address)
+    # A password may hold an @, so it is quoted; a query is written as it is to be sent.
+    user = _VARIABLE.sub(lambda found: quote(value(found), safe=""), user)
+    return f"{scheme}{user}{'@' * bool(user)}{rest}{'?' * bool(query)}{_VARIABLE.sub(value, query)}"
+
+
+def _cut(address: str) -> tuple[str, str, str, str]:
+    """Scheme with its `://`, user and password, host and path, query."""
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return "", "", address, ""
+    # In the keys of a bucket a question mark is a wildcard.
+    rest, _, query = (rest, "", "") if scheme.lower() == "s3" else rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    user, _, host = authority.rpartition("@")
+    return scheme + mark, user, host + slash + path, query
 
 
 def redact(text: str) -> str:

@@ -11,13 +11,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import Batch, ShardDataset
+from .batch import Batch, Encoded
+from .dataset import ShardDataset
 from .decode import DecodeError
-from .order import Order, flips
+from .images import DRAWN, View
+from .mixture import Mixture
+from .order import Order, crops, flips
+from .remote import UnreadableError
 
 _MAX_ATTEMPTS = 16
 _MIN_SKIPPED = 10  # one per cent of a tiny data set is no sample at all
 _REMEMBERED = 1_000
+# Reading is Python, decoding is not: each runs faster while it has the processor's cache to itself.
+_READ_TOGETHER = 64
 
 
 class Skipped(NamedTuple):
@@ -33,7 +39,7 @@ class Reader:
     """Decodes rows of batches; shared by the workers, which must not keep a stream alive."""
 
     dataset: ShardDataset
-    order: Order
+    order: Order | Mixture
     flip: bool
 
     def rows(
@@ -45,26 +51,63 @@ class Reader:
 
         Raises:
             DecodeError: if one sample after another does not decode.
-            SizeMismatchError: if an image is of another size than the data set's.
+            SizeMismatchError: if an image is of a size that the data set does not take.
         """
         skipped: list[Skipped] = []
-        positions = np.arange(position + begin, position + end)
-        mirrored = flips(self.order.seed, positions) if self.flip else np.zeros(end - begin, bool)
-        for row, flip in zip(range(begin, end), mirrored.tolist()):
-            skipped += self._row(batch, row, int(samples[row]), position + row, flip)
+        views = self._views(np.arange(position + begin, position + end))
+        for first in range(begin, end, _READ_TOGETHER):
+            rows = range(first, min(first + _READ_TOGETHER, end))
+            for row, encoded in zip(rows, [self._read(int(samples[row])) for row in rows]):
+                view = views[row - begin]
+                try:
+                    if isinstance(encoded, Encoded):
+                        batch.decode(row, encoded, view)
+                        continue
+                except DecodeError:
+                    encoded = None
+                skipped += self._row(batch, row, int(samples[row]), position + row, view, encoded)
         return skipped
 
-    def _row(self, batch: Batch, row: int, sample: int, position: int, flip: bool) -> list[Skipped]:
+    def _read(self, sample: int) -> Encoded | UnreadableError | None:
+        """The bytes of a sample; None if something is wrong with it that a closer look may mend."""
+        try:
+            return self.dataset.read(sample)
+        except UnreadableError as error:
+            return error
+        except DecodeError:
+            return None
+
+    def _views(self, positions: NDArray[np.int64]) -> list[View]:
+        """How the sample at each of `positions` is seen: by position alone, whoever shows it."""
+        seed, count = self.order.seed, len(positions)
+        mirrored = flips(seed, positions).tolist() if self.flip else [False] * count
+        if self.dataset.crop not in DRAWN:
+            return [View(mirror) for mirror in mirrored]
+        places = crops(seed, positions).tolist()
+        return [View(mirror, (x, y)) for mirror, (x, y) in zip(mirrored, places)]
+
+    def _row(
+        self,
+        batch: Batch,
+        row: int,
+        sample: int,
+        position: int,
+        view: View,
+        error: DecodeError | None,
+    ) -> list[Skipped]:
+        """Fills a row whose sample did not decode at once; `error`: what it is known to raise."""
         skipped: list[Skipped] = []
         while len(skipped) < _MAX_ATTEMPTS:
             try:
-                self.dataset.decode_into(sample, batch, row, flip=flip)
+                if error is not None:
+                    raise error
+                self.dataset.decode_into(sample, batch, row, view)
                 return skipped
-            except DecodeError as error:
+            except DecodeError as found:
                 table = self.dataset.table
                 shard, key = str(table.shard_of(sample)), table.key(sample)
-                skipped.append(Skipped(shard, key, error.reason))
-            sample = self.order.replacement(position, len(skipped))
+                skipped.append(Skipped(shard, key, found.reason))
+            sample, error = self.order.replacement(position, len(skipped)), None
         last = skipped[-1]
         raise DecodeError(
             f"{_MAX_ATTEMPTS} samples in a row do not decode, the last of them {last.key!r} of "

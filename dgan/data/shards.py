@@ -16,7 +16,7 @@ from PIL import Image
 from .encode import Encoder
 from .fit import Fit
 from .items import Item
-from .location import Location, Url, redact
+from .location import Location, Url, fill_in, redact
 from .packer import Job, PackSummary, pack_items
 from .sources import Opener, refuse
 from .splits import OneSplit
@@ -60,7 +60,7 @@ def locate(patterns: str | Path | Sequence[str | Path], opener: Opener) -> list[
     """The shards that `patterns` name: as `expand`, and addresses.
 
     Braces are understood in addresses too; `*`, `?` and `[…]` in s3:// only, whose keys can be
-    listed.
+    listed. `$NAME` before the `@` of an address or in its query is the environment's.
 
     Raises:
         FileNotFoundError: if a file is missing or a glob matches nothing.
@@ -68,15 +68,28 @@ def locate(patterns: str | Path | Sequence[str | Path], opener: Opener) -> list[
         ValueError: if nothing is named, a shard is named twice, or an address is of no scheme that
             is read.
     """
-    if isinstance(patterns, str | Path):
-        patterns = [patterns]
-    shards = [shard for pattern in patterns for shard in _expand_one(str(pattern), opener)]
+    return locate_each([patterns], opener)[0]
+
+
+def locate_each(
+    entries: Sequence[str | Path | Sequence[str | Path]], opener: Opener
+) -> list[list[Location]]:
+    """The shards of each of `entries`, any of which is what `locate` takes. Raises as it does."""
+    groups = [
+        [
+            shard
+            for pattern in ([entry] if isinstance(entry, str | Path) else entry)
+            for shard in _expand_one(str(pattern), opener)
+        ]
+        for entry in entries
+    ]
+    shards = [shard for group in groups for shard in group]
     if not shards:
         raise ValueError(f"no shards are named; {_HINT}")
     if len(set(shards)) < len(shards):
         twice = next(shard for shard in shards if shards.count(shard) > 1)
         raise ValueError(f"shard {twice} is named twice: its samples would be seen twice an epoch")
-    return shards
+    return groups
 
 
 def pack(
@@ -128,7 +141,7 @@ def _expand_one(pattern: str, opener: Opener) -> Sequence[Location]:
         raise ValueError(f"the braces of {redact(pattern)!r} do not match ({error})") from error
     shards: list[Location] = []
     for part in parts:
-        found: Sequence[Location] = opener.expand(Url(part)) if address else _files(part)
+        found: Sequence[Location] = opener.expand(Url(fill_in(part))) if address else _files(part)
         if not found:
             which = "" if part == pattern else f" (of {redact(pattern)!r})"
             raise FileNotFoundError(f"there is no shard {redact(part)!r}{which}; {_HINT}")

@@ -14,14 +14,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from .batch import Batch
+from .buffers import Buffers, open_upload
 from .cache import CACHE_GIGABYTES
-from .dataset import Batch, ShardDataset
-from .order import Order
+from .dataset import ShardDataset
+from .mixture import order_of
 from .reader import Reader, SkipLedger, Skipped
+from .state import check_state, state_of
 
-STATE_VERSION = 1
+# Arguments that belong to a data set, as they are if not given.
+_OF_DATASET = (None, None, None, (), "none", None)
 
 
 class _Pending(NamedTuple):
@@ -40,21 +45,30 @@ class ShardStream:
     once; a batch may straddle two epochs, so that nothing is dropped. The order depends on the data
     and `seed` alone: not on ranks, workers or batch size.
 
+    With `weights`, each entry of `shards` is a data set of its own that is shown in that
+    proportion, exactly (see `mixture`), and has its own epochs: `epochs`. All of them have the same
+    fields, image size and classes; there are labels if every sample of every one has one. Without,
+    all entries are one data set.
+
     A sample that does not decode is replaced by another one (by rule: the same on every rank),
     counted in `skipped` and told by `drain_skipped`.
 
     Args:
-        shards: a brace or glob pattern, a path or an address, a list of these, or an open
-            `ShardDataset`.
+        shards: a brace or glob pattern, a path or an address, a list of these (whose entries may
+            be lists again), or an open `ShardDataset`.
         batch_size: samples of one batch over all ranks.
+        weights: as many positive numbers as `shards` has entries.
         seed: of the order and of the flips.
         rank: which rows of each batch are read here.
         world_size: into how many equal parts each batch is divided.
-        resolution: as in `ShardDataset`, like `channels`, `labels`, `fields`, `cache` and
-            `cache_gigabytes`.
-        flip: mirror each sample, left to right, with probability ½, drawn by its position.
+        resolution: as in `ShardDataset`, like `channels`, `labels`, `fields`, `crop`, `cache` and
+            `cache_gigabytes`; `"random"` and `"window"` crops are drawn by a sample's position.
+        flip: mirror each sample, left to right, with probability ½, drawn likewise.
         workers: threads that decode ahead; 0 decodes in the caller's.
         prefetch: batches decoded ahead.
+        device: a CUDA device on which tensors are handed out: from pinned memory, the next batch
+            copied while the one before is in use. None: on the CPU, in memory that is used again
+            once nothing refers to a batch.
         max_skipped: the stream stops when more than this fraction of the samples (but at least 10)
             turned out damaged.
 
@@ -65,9 +79,10 @@ class ShardStream:
 
     def __init__(
         self,
-        shards: str | Path | Sequence[str | Path] | ShardDataset,
+        shards: str | Path | Sequence[str | Path | Sequence[str | Path]] | ShardDataset,
         *,
         batch_size: int,
+        weights: Sequence[float] = (),
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -75,11 +90,13 @@ class ShardStream:
         channels: int | None = None,
         labels: bool | None = None,
         fields: Sequence[str] = (),
+        crop: str = "none",
         cache: str | Path | None = None,
         cache_gigabytes: float = CACHE_GIGABYTES,
         flip: bool = False,
         workers: int = 1,
         prefetch: int = 2,
+        device: torch.device | str | None = None,
         max_skipped: float = 0.01,
     ) -> None:
         _check_division(batch_size, rank, world_size)
@@ -92,17 +109,22 @@ class ShardStream:
                 channels=channels,
                 labels=labels,
                 fields=fields,
+                crop=crop,
                 cache=cache,
                 cache_gigabytes=cache_gigabytes,
             )
-        elif (resolution, channels, labels, tuple(fields), cache) != (None, None, None, (), None):
+        elif (resolution, channels, labels, tuple(fields), crop, cache) != _OF_DATASET:
             raise ValueError(
-                "resolution, channels, labels, fields and cache: ask the ShardDataset for them"
+                "resolution, channels, labels, fields, crop and cache: ask the ShardDataset for "
+                "them"
             )
         self.dataset = shards
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self._ledger = SkipLedger(len(shards), max_skipped)
-        self._reader = Reader(shards, Order(len(shards), seed), flip)
+        self._weights = tuple(weights)
+        self._reader = Reader(shards, order_of(shards, self._weights, seed), flip)
+        self._upload = open_upload(device)
+        self._buffers = Buffers(keep=prefetch + 2, pinned=self._upload is not None)
         self._workers, self._prefetch = workers, prefetch
         self._pool: ThreadPoolExecutor | None = None
         self._queue: deque[_Pending] = deque()
@@ -122,7 +144,9 @@ class ShardStream:
             self._forget_prefetched()  # asked again, the same batch is tried again
             raise
         self._position += self.batch_size
-        return batch.as_dict()
+        if self._upload is None:
+            return batch.as_dict()
+        return self._upload(batch, self._queue[0].batch if self._next_is_ready() else None)
 
     def __enter__(self) -> Self:
         return self
@@ -141,13 +165,7 @@ class ShardStream:
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to go on after the last batch handed out; the same on every rank."""
-        return {
-            "version": STATE_VERSION,
-            "seed": self.seed,
-            "position": self._position,
-            "num_samples": self.num_samples,
-            "fingerprint": self.dataset.table.fingerprint,
-        }
+        return state_of(self.dataset, self._reader.order, self._position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken, at any world size and batch size.
@@ -155,21 +173,12 @@ class ShardStream:
         The state's seed is taken over: the order goes on, it does not begin anew.
 
         Raises:
-            ValueError: if the state is of other data, or of a version that is not known.
+            ValueError: if the state is of other data or other weights, or of a version that is not
+                known.
         """
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(
-                f"the stream's state has version {state.get('version')!r}; {STATE_VERSION} is known"
-            )
-        if state["fingerprint"] != self.dataset.table.fingerprint:
-            raise ValueError(
-                f"the state was taken on other shards: {state['num_samples']} samples, fingerprint "
-                f"{state['fingerprint']}; {self.dataset.table} has {self.num_samples} samples, "
-                f"fingerprint {self.dataset.table.fingerprint}. Open the same shards, or start a "
-                "new run"
-            )
+        check_state(state, self.dataset, self._reader.order)
         self._forget_prefetched()
-        order = Order(self.num_samples, int(state["seed"]))
+        order = order_of(self.dataset, self._weights, int(state["seed"]))
         self._reader = Reader(self.dataset, order, self._reader.flip)
         self._position = self._submitted = int(state["position"])
 
@@ -194,12 +203,17 @@ class ShardStream:
 
     @property
     def epoch(self) -> float:
-        """Passes over the data so far."""
+        """Passes over the data so far; of a mixture, how often a sample was shown on average."""
         return self._position / self.num_samples
 
     @property
+    def epochs(self) -> list[float]:
+        """Passes over each data set of a mixture; else over the one that there is."""
+        return self._reader.order.epochs(self._position)
+
+    @property
     def num_samples(self) -> int:
-        """Samples in the shards: the length of an epoch."""
+        """Samples in the shards: the length of an epoch, unless it is a mixture."""
         return len(self.dataset)
 
     @property
@@ -228,7 +242,7 @@ class ShardStream:
         mine = position + self.rank * n
         samples = self._reader.order.take(mine, n)
         self.dataset.table.prefetch(samples)
-        return Batch(n, self.dataset), samples, mine
+        return self.dataset.batch(n, self._buffers), samples, mine
 
     def _read_here(self) -> tuple[Batch, list[Skipped]]:
         batch, samples, mine = self._begin(self._position)
@@ -239,6 +253,10 @@ class ShardStream:
             self._queue.append(self._submit())
         pending = self._queue.popleft()
         return pending.batch, [skip for part in pending.parts for skip in part.result()]
+
+    def _next_is_ready(self) -> bool:
+        parts = self._queue[0].parts if self._queue else []
+        return bool(parts) and all(part.done() and not part.exception() for part in parts)
 
     def _submit(self) -> _Pending:
         if self._pool is None:

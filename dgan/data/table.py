@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,7 +20,11 @@ from .location import Location, Url
 from .remote import Remote
 from .sources import Local
 
-_OPEN_FILES = 256  # a window of the order reads from about as many shards at once
+# A window of the order reads from a thousand shards by turns, but a process may open only so many.
+_OPEN_FILES = 1024
+_MAY_OPEN, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+if _MAY_OPEN != resource.RLIM_INFINITY:
+    _OPEN_FILES = min(_OPEN_FILES, _MAY_OPEN // 2)
 
 _Column = tuple[NDArray[np.int64], NDArray[np.int64]]  # offsets and sizes, [n] each; −1: absent
 
@@ -32,6 +37,9 @@ class Table:
         fields: fields to be read beside images and `cls`.
         remote: reads those of them that are not files.
 
+    Attributes:
+        starts: the number of the first sample of each shard, and that of all samples.
+
     Raises:
         OSError: if a shard is missing or cannot be read.
         ValueError: if a shard is damaged, or they hold no sample, or neither image nor `fields`.
@@ -43,7 +51,7 @@ class Table:
         self.shards = list(shards)
         self._remote = remote
         indexes = self._read_indexes()
-        self._starts: list[int] = np.cumsum([0, *map(len, indexes)]).tolist()
+        self.starts: list[int] = np.cumsum([0, *map(len, indexes)]).tolist()
         if not len(self):
             raise ValueError(f"there is no sample in {self}")
         found = dict.fromkeys(field for index in indexes for field in index.fields)
@@ -62,7 +70,7 @@ class Table:
         self._some_remote = any(isinstance(shard, Url) for shard in self.shards)
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return self.starts[-1]
 
     def __str__(self) -> str:
         more = len(self.shards) - 1
@@ -117,13 +125,28 @@ class Table:
             return decode_label(self.read(i, "cls"))
         return int(labels[row])
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of every sample as far as the indexes tell, int64 `[N]`; −1 where not."""
+        return np.concatenate(
+            [
+                np.full(len(keys), -1, np.int64) if labels is None else labels
+                for keys, labels in zip(self._keys, self._labels)
+            ]
+        )
+
     def first_without(self, column: str) -> int | None:
         """The first sample that has no such field; None if all have it."""
-        for start, columns in zip(self._starts, self._columns):
+        for start, columns in zip(self.starts, self._columns):
             absent = columns[column][0] < 0
             if absent.any():
                 return start + int(absent.argmax())
         return None
+
+    def has(self, column: str, begin: int, end: int) -> bool:
+        """Whether any sample of the shards that hold `[begin, end)` has such a field."""
+        first, last = self._locate(begin)[0], self._locate(end - 1)[0]
+        return any((columns[column][0] >= 0).any() for columns in self._columns[first : last + 1])
 
     def prefetch(self, samples: NDArray[np.int64]) -> None:
         """Begins to fetch what these samples need and is neither here nor on its way."""
@@ -166,8 +189,8 @@ class Table:
         return [(location, size, offset) for size, offset in places if offset >= 0]
 
     def _locate(self, i: int) -> tuple[int, int]:
-        shard = bisect.bisect_right(self._starts, i) - 1
-        return shard, i - self._starts[shard]
+        shard = bisect.bisect_right(self.starts, i) - 1
+        return shard, i - self.starts[shard]
 
 
 class _Files:
@@ -217,6 +240,9 @@ def _column(index: ShardIndex, name: str, fields: Sequence[str]) -> _Column:
     if not places:
         absent = np.full(len(index), -1, np.int64)
         return absent, absent
+    if len(places) == 1:
+        (place,) = places
+        return index.offsets[:, place].copy(), index.sizes[:, place].copy()
     present = index.offsets[:, places] >= 0
     several = present.sum(axis=1) > 1
     if several.any():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,12 +23,22 @@ from .decode import (
     split_image_field,
     to_pixels,
 )
-from .index import ShardError, ShardIndex, read_index, scan
+from .index import (
+    ShardError,
+    ShardIndex,
+    parse_index,
+    scan_tar,
+    sidecar_path,
+    stated_checksum,
+)
 from .journal import find_record
+from .location import Location, Url
+from .remote_index import fetch_sidecar, match_sidecar
+from .sources import Local, Opener
+from .whole import Fetched, NoRoomError, open_whole, sha256
 from .workers import count_workers, ordered_map
 
 _ROWS = 64  # samples checked at once
-_READ = 1 << 20
 
 
 class Problem(NamedTuple):
@@ -57,13 +66,14 @@ class Findings:
         labels: how often each class occurs.
         shapes: of each field, how often each size or form occurs, such as `"256×256 RGB"`.
         unchecked: fields that nothing here decodes.
+        checksums: the sha256 of each shard.
     """
 
     problems: list[Problem] = field(default_factory=list)
     labels: Counter[int] = field(default_factory=Counter)
     shapes: dict[str, Counter[str]] = field(default_factory=dict)
     unchecked: set[str] = field(default_factory=set)
-    checksums: dict[Path, str] = field(default_factory=dict)
+    checksums: dict[Location, str] = field(default_factory=dict)
 
     def merge(self, other: Findings) -> None:
         """Adds what `other` found."""
@@ -82,93 +92,128 @@ class Report(Findings):
     Attributes:
         shards: those that were looked at.
         samples: in each of them that could be read.
-        sizes: of each shard, its length in bytes.
+        sizes: of each of them that could be read, its length in bytes.
         sample_bytes: of each sample, its fields together, int64 `[N]`.
         class_names: by number, where the shards' journal knows them.
     """
 
-    shards: list[Path] = field(default_factory=list)
-    samples: dict[Path, int] = field(default_factory=dict)
-    sizes: dict[Path, int] = field(default_factory=dict)
+    shards: list[Location] = field(default_factory=list)
+    samples: dict[Location, int] = field(default_factory=dict)
+    sizes: dict[Location, int] = field(default_factory=dict)
     sample_bytes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     class_names: tuple[str, ...] = ()
 
 
 def verify_shards(
-    shards: Sequence[Path],
+    shards: Sequence[Location],
     *,
+    opener: Opener | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Reads every byte of `shards` and decodes every field; whatever is wrong is in the report.
 
-    `progress` is called with the samples checked so far, and in all.
+    Shards that are not files are fetched one after the other into the temporary folder, which needs
+    room for some of them, and are as they are on the server, whatever the cache holds.
+
+    Args:
+        shards: the tars.
+        opener: opens those that are not files.
+        workers: threads; None: one a core.
+        progress: called with the samples checked so far, and how many there are as far as can be
+            told from the shards seen.
 
     Raises:
+        NoRoomError: an OSError, if the temporary folder is full.
         ValueError: if `workers` is less than 1.
     """
-    workers = count_workers(workers)
-    report = Report(shards=list(shards))
-    indexes: list[ShardIndex] = []
-    for shard, found in zip(shards, ordered_map(_scan, shards, workers, chunk=1)):
-        report.sizes[shard] = shard.stat().st_size
-        if isinstance(found, ShardIndex):
-            indexes.append(found)
-            report.samples[shard] = len(found)
-        else:
-            report.problems.append(Problem("damaged shard", str(shard), "", str(found)))
-    report.problems += [*_missing(indexes), *_duplicates(indexes)]
-    totals = [np.where(index.sizes < 0, 0, index.sizes).sum(axis=1) for index in indexes]
-    report.sample_bytes = np.concatenate(totals) if totals else report.sample_bytes
-    done, total = 0, sum(map(len, indexes))
-    units = [*_units(indexes), *((0, partial(_checksum, shard)) for shard in shards)]
+    workers, opener = count_workers(workers), opener or Opener()
+    report, done = Report(shards=list(shards)), 0
+    seen: dict[Location, ShardIndex | None] = {}
+    units = _units(report, seen, opener)
     for count, findings in ordered_map(lambda u: (u[0], u[1]()), units, workers, chunk=1):
         report.merge(findings)
         done += count
-        progress(done, total)
-    journals = [found for shard in shards if (found := find_record(shard))]
+        progress(done, round(sum(report.samples.values()) * len(shards) / max(1, len(seen))))
+    indexes = [index for index in seen.values() if index is not None]
+    report.problems += [*_missing(indexes), *_duplicates(indexes)]
+    totals = [np.where(index.sizes < 0, 0, index.sizes).sum(axis=1) for index in indexes]
+    report.sample_bytes = np.concatenate(totals) if totals else report.sample_bytes
+    files = [shard for shard in shards if isinstance(shard, Path)]
+    journals = [found for shard in files if (found := find_record(shard))]
     report.class_names = next((journal.classes for _, journal in journals), ())
     return report
 
 
-def _scan(shard: Path) -> ShardIndex | Exception:
-    """The index by the tar's own headers."""
-    try:
-        return scan(shard)
-    except (ShardError, OSError) as error:
-        return error
-
-
-def _units(indexes: Sequence[ShardIndex]) -> Iterator[tuple[int, Callable[[], Findings]]]:
-    for index in indexes:
-        beside = read_index(index.path)
+def _units(
+    report: Report, seen: dict[Location, ShardIndex | None], opener: Opener
+) -> Iterator[tuple[int, Callable[[], Findings]]]:
+    """All there is to check, each with its number of samples; opens a shard when its turn comes."""
+    for shard in report.shards:
+        try:
+            source = open_whole(shard, opener)
+            report.sizes[shard] = source.identity.size
+            beside = _sidecar(source, opener)
+            yield 0, partial(_checksum, source, beside)
+            index = seen[shard] = scan_tar(source.read, shard, source.identity.size)
+            stored = _match(source, beside)
+        except NoRoomError:
+            raise
+        except (ShardError, OSError) as error:
+            seen[shard] = None
+            yield 0, partial(Findings, [Problem("damaged shard", str(shard), "", str(error))])
+            continue
+        report.samples[shard] = len(index)
+        if stored is not None and not _same_places(index, stored):
+            what = "its index says other places than its headers: index it anew"
+            yield 0, partial(Findings, [Problem("wrong index", str(shard), "", what)])
         for begin in range(0, len(index), _ROWS):
             end = min(begin + _ROWS, len(index))
-            yield end - begin, partial(_check_rows, index, beside, begin, end)
+            yield end - begin, partial(_check_rows, source, index, stored, begin, end)
 
 
-def _check_rows(index: ShardIndex, beside: ShardIndex, begin: int, end: int) -> Findings:
+def _sidecar(source: Local | Fetched, opener: Opener) -> bytes:
+    """The content of the index beside a shard; nothing if there is none."""
+    if isinstance(source.location, Url):
+        return fetch_sidecar(opener.open(source.location.sidecar))
+    with suppress(OSError):
+        return sidecar_path(source.location).read_bytes()
+    return b""
+
+
+def _match(source: Local | Fetched, beside: bytes) -> ShardIndex | None:
+    """The index beside a shard if it is one that would be used."""
+    if isinstance(source.location, Url):
+        return match_sidecar(source.read, source.location, source.identity, beside)
+    return parse_index(source.location, source.identity, beside)
+
+
+def _same_places(index: ShardIndex, other: ShardIndex) -> bool:
+    pairs = (index.keys, other.keys), (index.offsets, other.offsets), (index.sizes, other.sizes)
+    return index.fields == other.fields and all(np.array_equal(a, b) for a, b in pairs)
+
+
+def _check_rows(
+    source: Local | Fetched, index: ShardIndex, stored: ShardIndex | None, begin: int, end: int
+) -> Findings:
     """Decodes every field of rows `[begin, end)`, and compares labels with the index beside."""
-    findings = Findings()
-    stored = beside.labels if len(beside) == len(index) else None
-    file = os.open(index.path, os.O_RDONLY)
-    try:
-        for row in range(begin, end):
-            for column, name in enumerate(index.fields):
-                if (offset := int(index.offsets[row, column])) < 0:
-                    continue
-                data = os.pread(file, int(index.sizes[row, column]), offset)
-                key = index.key(row)
-                try:
-                    _check_field(findings, name, data)
-                    if name == "cls" and stored is not None and stored[row] != int(data):
-                        raise DecodeError(f"the index says {stored[row]}, the tar {int(data)}")
-                except (DecodeError, ValueError) as error:
-                    kind = "does not decode" if name != "cls" else "bad label"
-                    what = f".{name}: {error}"
-                    findings.problems.append(Problem(kind, str(index.path), key, what))
-    finally:
-        os.close(file)
+    findings, labels = Findings(), None
+    if stored is not None and len(stored) == len(index):
+        labels = stored.labels
+    for row in range(begin, end):
+        for column, name in enumerate(index.fields):
+            if (offset := int(index.offsets[row, column])) < 0:
+                continue
+            data = source.read(offset, int(index.sizes[row, column]))
+            key = index.key(row)
+            try:
+                _check_field(findings, name, data)
+                if name == "cls" and labels is not None and labels[row] != int(data):
+                    raise DecodeError(f"the index says {labels[row]}, the tar {int(data)}")
+            except (DecodeError, ValueError) as error:
+                kind = "does not decode" if name != "cls" else "bad label"
+                what = f".{name}: {error}"
+                findings.problems.append(Problem(kind, str(index.location), key, what))
     return findings
 
 
@@ -195,27 +240,26 @@ def _check_field(findings: Findings, name: str, data: bytes) -> None:
     findings.shapes.setdefault(name, Counter())[shape] += 1
 
 
-def _checksum(shard: Path) -> Findings:
-    """The shard's sha256, compared with that of the journal beside it."""
-    digest, size = hashlib.sha256(), 0
-    findings = Findings()
+def _checksum(source: Local | Fetched, beside: bytes) -> Findings:
+    """The shard's sha256, compared with those in the journal and in the index beside it."""
+    shard, findings = source.location, Findings()
     try:
-        with shard.open("rb") as file:
-            while block := file.read(_READ):
-                digest.update(block)
-                size += len(block)
+        size, digest = sha256(source)
     except OSError as error:
         findings.problems.append(Problem("damaged shard", str(shard), "", str(error)))
         return findings
-    findings.checksums[shard] = digest.hexdigest()
-    if found := find_record(shard):
-        record = found[0]
-        if (record.bytes, record.sha256) != (size, digest.hexdigest()):
+    findings.checksums[shard] = digest
+    stated = {"indexed": stated_checksum(beside)}
+    if isinstance(shard, Path) and (found := find_record(shard)):
+        stated = {"packed": (found[0].bytes, found[0].sha256), **stated}
+    for when, facts in stated.items():
+        if facts is not None and facts != (size, digest):
             what = (
-                f"is not as it was packed: {size:,} bytes with sha256 {digest.hexdigest()}, "
-                f"packed were {record.bytes:,} with {record.sha256}"
+                f"is not as it was {when}: {size:,} bytes with sha256 {digest}, "
+                f"{when} were {facts[0]:,} with {facts[1]}"
             )
             findings.problems.append(Problem("checksum", str(shard), "", what))
+            break
     return findings
 
 
@@ -224,7 +268,7 @@ def _missing(indexes: Sequence[ShardIndex]) -> Iterator[Problem]:
     roles = [[split_image_field(name) or name for name in index.fields] for index in indexes]
     for index, here in zip(indexes, roles):
         if not len(index):
-            yield Problem("missing", str(index.path), "", "holds no sample")
+            yield Problem("missing", str(index.location), "", "holds no sample")
             continue
         for role in dict.fromkeys(role for some in roles for role in some):
             columns = [column for column, name in enumerate(here) if name == role]
@@ -232,19 +276,21 @@ def _missing(indexes: Sequence[ShardIndex]) -> Iterator[Problem]:
             if count := int(absent.sum()):
                 key = index.key(int(absent.argmax()))
                 what = f"{count:,} of {len(index):,} samples have no {role}, the first is {key!r}"
-                yield Problem("missing", str(index.path), key, what)
+                yield Problem("missing", str(index.location), key, what)
 
 
 def _duplicates(indexes: Sequence[ShardIndex]) -> Iterator[Problem]:
     """Keys that are there more than once, in one shard or in several."""
-    first: dict[bytes, Path] = {}
+    first: dict[bytes, Location] = {}
     for index in indexes:
         for key in index.keys.tolist():
-            other = first.setdefault(key, index.path)
-            if other is not index.path:
+            other = first.setdefault(key, index.location)
+            if other is not index.location:
                 text = key.decode("utf-8", "surrogateescape")
-                yield Problem("duplicate key", str(index.path), text, f"is in {other} as well")
+                yield Problem("duplicate key", str(index.location), text, f"is in {other} as well")
         inside = Counter(index.keys.tolist())
         for key in (key for key, count in inside.items() if count > 1):
             text = key.decode("utf-8", "surrogateescape")
-            yield Problem("duplicate key", str(index.path), text, f"is there {inside[key]} times")
+            yield Problem(
+                "duplicate key", str(index.location), text, f"is there {inside[key]} times"
+            )

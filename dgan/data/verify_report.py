@@ -49,7 +49,7 @@ def as_json(report: Report) -> dict[str, Any]:
             {
                 "path": str(shard),
                 "samples": report.samples.get(shard),
-                "bytes": report.sizes[shard],
+                "bytes": report.sizes.get(shard),
                 "sha256": report.checksums.get(shard),
             }
             for shard in report.shards

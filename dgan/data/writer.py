@@ -6,18 +6,18 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from .aside import ASIDE
 from .encode import Packed
 from .index import scan, write_index
 from .items import check_key
 
 SAMPLES_PER_SHARD = 10_000
 _BLOCK = tarfile.BLOCKSIZE
-_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class _OpenShard:
         self.path, self.facts = path, Facts()
         self._keys: set[str] = set()
         self._labels: list[int] = []
-        self._partial = path.with_name(path.name + _PARTIAL)
+        self._partial = path.with_name(path.name + ASIDE)
         self._file = self._partial.open("wb")
         self._sha256, self.size = hashlib.sha256(), 0
 
@@ -224,8 +224,9 @@ class _OpenShard:
         self._file.close()
         os.replace(self._partial, self.path)
         labels = np.array(self._labels, np.int64) if self.facts.labelled else None
-        write_index(scan(self.path), labels)
-        return self.size, self._sha256.hexdigest()
+        sha256 = self._sha256.hexdigest()
+        write_index(replace(scan(self.path), sha256=sha256), labels)
+        return self.size, sha256
 
     def abandon(self) -> None:
         self._file.close()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from shard_helpers import write_shards
 from web_server import Fault, serving
 
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.aside import written_aside
 from dgan.data.cache import Cache, default_folder
+from dgan.data.indexing import index_shards
 
 SPAWN = multiprocessing.get_context("fork")
 
@@ -145,6 +148,25 @@ def test_the_oldest_entries_go_first(tmp_path):
     assert 14 <= len(kept) <= 20
 
 
+def test_what_is_written_while_others_are_removed_counts_too(tmp_path, monkeypatch):
+    cache, usage = Cache(tmp_path, 100e-6), shutil.disk_usage
+
+    def slow(path: Path):
+        time.sleep(0.2)  # the others have written all of theirs meanwhile
+        return usage(path)
+
+    monkeypatch.setattr("shutil.disk_usage", slow)
+    threads = [
+        threading.Thread(target=cache.put, args=(str(i), bytes(5000)), daemon=True)
+        for i in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= 100_000
+
+
 def test_a_cache_that_cannot_be_written_is_told_once_and_done_without(tmp_path):
     (tmp_path / "file").write_text("in the way")
     cache = Cache(tmp_path / "file" / "cache")
@@ -180,6 +202,54 @@ def test_where_it_is(tmp_path, monkeypatch):
     for size in (-1.0, 0.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="gigabytes"):
             Cache(tmp_path, size)
+
+
+# --- files written aside
+
+
+def test_what_is_written_aside_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    target, synced = tmp_path / "new" / "x.json", []
+    monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    with written_aside(target) as file:
+        file.write(b"old")
+        assert not target.exists()
+    assert synced == []
+    (tmp_path / "plain").touch()
+    assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    with pytest.raises(TypeError), written_aside(target) as file:
+        file.writelines([b"half", None])  # type: ignore[list-item]
+    assert [(path.name, path.read_bytes()) for path in files(target.parent)] == [("x.json", b"old")]
+    with written_aside(target, sync=True) as file:
+        file.write(b"newer")
+    assert (synced, target.read_bytes()) == ([5], b"newer")
+
+
+def test_two_who_write_the_same_file_never_mix(tmp_path):
+    target, stop = tmp_path / "x", threading.Event()
+    contents, failed = {bytes([i]) * 200_000 for i in range(3)}, []
+
+    def write(content: bytes) -> None:
+        try:
+            while not stop.is_set():
+                with written_aside(target) as file:
+                    for begin in range(0, len(content), 50_000):
+                        file.write(content[begin : begin + 50_000])
+        except OSError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    try:
+        while not target.exists():
+            time.sleep(0.001)
+        assert all(target.read_bytes() in contents for _ in range(200))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+    assert files(tmp_path) == [target]
 
 
 # --- through streams
@@ -251,6 +321,60 @@ def test_kill_in_the_middle_of_caching_leaves_nothing_wrong(tmp_path, monkeypatc
                 assert (there["image"] == here["image"]).all()
         whole = -(-shard.stat().st_size // (1 << 14))
         assert 0 < len(server.asked(r"\.tar$")) < whole  # what was whole is not fetched again
+    assert not any(path.name.endswith(".partial") for path in files(folder))
+
+
+def read_on(url: str, folder: Path, rank: int, file: Path) -> None:
+    """Batches after those that `file` holds, their keys a line each."""
+    done = file.read_text().count("\n") if file.exists() else 0
+    with ShardStream(
+        url, batch_size=20, seed=2, rank=rank, world_size=2, cache=folder, workers=2
+    ) as stream:
+        stream.load_state_dict({**stream.state_dict(), "position": 20 * done})
+        with file.open("a") as lines:
+            for batch in islice(stream, 20 - done):
+                values = batch["image"][:, 0, 0, 0].tolist()
+                assert values == [int(key) % 251 for key in batch["__key__"]]
+                lines.write(" ".join(batch["__key__"]) + "\n")
+                lines.flush()
+
+
+def test_one_of_two_processes_is_killed_and_no_sample_is_lost_or_there_twice(tmp_path, monkeypatch):
+    """It is killed while it fetches into the cache that both share, and started again."""
+    monkeypatch.setattr("dgan.data.remote.BLOCK", 1 << 12)
+    shards = write_shards(tmp_path, [160, 70, 170])
+    list(index_shards(shards))  # else all of them would be in the cache before the first batch
+    folder, files_of = tmp_path / "cache", [tmp_path / "0.txt", tmp_path / "1.txt"]
+    slow = Fault("slow", rate=60_000.0, whole=False)
+    with serving(tmp_path, slow) as server:
+        url = server.url + "/train-{000000..000002}.tar"
+
+        def begin(rank: int):
+            process = SPAWN.Process(target=read_on, args=(url, folder, rank, files_of[rank]))
+            process.start()
+            return process
+
+        both, until = [begin(0), begin(1)], time.monotonic() + 30
+        while time.monotonic() < until:  # until it is in the middle of its work
+            some = [path for path in files(folder) if path.name.endswith(".partial")]
+            if some and files_of[1].exists() and files_of[1].stat().st_size:
+                break
+            time.sleep(0.002)
+        both[1].kill()
+        both[1].join()
+        assert both[1].exitcode == -signal.SIGKILL
+        before = files_of[1].read_text().count("\n")
+        server.faults.clear()
+        both[1] = begin(1)
+        for process in both:
+            process.join(30)
+            assert process.exitcode == 0
+    assert 0 < before < 20
+    lines = [path.read_text().splitlines() for path in files_of]
+    keys = [key for a, b in zip(*lines, strict=True) for key in f"{a} {b}".split()]
+    assert sorted(keys) == [f"{i:05d}" for i in range(400)]  # an epoch, each exactly once
+    with ShardStream(shards, batch_size=20, seed=2) as stream:
+        assert keys == [key for batch in islice(stream, 20) for key in batch["__key__"]]
     assert not any(path.name.endswith(".partial") for path in files(folder))
 
 

@@ -177,7 +177,7 @@ def test_a_damaged_sidecar_is_ignored(tmp_path, damage):
     sidecar = sidecar_path(shard)
     if damage == "bounds":
         content = json.loads(sidecar.read_text())
-        content["sizes"][2][0] = 1 << 40
+        content["sizes"] = [[1 << 40, 1]] * 6
         damage = json.dumps(content)
     sidecar.write_text(damage)
     assert read_index(shard).labels is None  # that is, from the headers

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from web_server import Fault, serving
 
 from dgan.data import ShardDataset, ShardStream
 from dgan.data.connection import _tls
+from dgan.data.contact_sheet import contact_sheet
+from dgan.data.indexing import Indexer, index_shards
 from dgan.data.location import ForbiddenError, Identity, MissingError, SourceError, Url, redact
 from dgan.data.shards import locate
 from dgan.data.sources import Http, Local, Opener
 from dgan.data.transport import Patience
+from dgan.data.verify import verify_shards
 
 QUICK = Patience(
     connect=1.0, stall=0.3, slowest=20_000.0, attempts=4, first_pause=0.01, longest_pause=0.05,
@@ -54,6 +58,7 @@ def source(address: str) -> Http:
     [
         ("https://me:secret@host:8/a/b.tar?X-Amz-Signature=abc#f", "https://…@host:8/a/b.tar?…"),
         ("http://h/a.tar", "http://h/a.tar"),
+        ("https://h/it's.tar?sig=abc", "https://h/it's.tar?…"),
         ("at 's3://b/k' and http://u@h/?q=1 too", "at 's3://b/k' and http://…@h/?… too"),
     ],
 )
@@ -333,6 +338,77 @@ def test_a_stream_from_a_bucket(bucket, tmp_path):
                 assert a["__key__"] == b["__key__"]
                 assert (a["image"] == b["image"]).all()
             there.load_state_dict(here.state_dict())
+
+
+def test_every_sample_of_a_bucket_arrives_exactly_once_an_epoch(bucket, tmp_path):
+    client, name = bucket
+    for shard in write_shards(tmp_path, [40, 17, 43]):
+        client.upload_file(str(shard), name, shard.name)
+    ranks = [
+        ShardStream(f"s3://{name}/train-*.tar", batch_size=14, rank=rank, world_size=2, workers=2)
+        for rank in (0, 1)
+    ]
+    keys = [key for batches in islice(zip(*ranks), 50) for b in batches for key in b["__key__"]]
+    for begin in range(0, 700, 100):  # batches straddle epochs
+        assert sorted(keys[begin : begin + 100]) == [f"{i:05d}" for i in range(100)]
+    for stream in ranks:
+        assert not stream.skipped
+        stream.close()
+
+
+def test_what_fails_on_the_way_to_a_bucket_leaves_no_trace(tmp_path, monkeypatch):
+    """A server that speaks as much of S3 as reading takes, and fails as it is told to."""
+    pytest.importorskip("boto3", reason="the extra s3 is not installed")
+    monkeypatch.setattr("dgan.data.transport.PATIENCE", replace(QUICK, attempts=20))
+    monkeypatch.setattr("dgan.data.remote.BLOCK", 1 << 14)
+    (tmp_path / "bucket").mkdir()
+    shards = write_shards(tmp_path / "bucket", [40, 17, 43])
+    list(index_shards(shards))
+    kinds = ("reset", "truncate", "closed", "stall", "status", "length", "shifted")
+    faults = [Fault(kind, times=2, whole=False) for kind in kinds]
+    with serving(tmp_path, *faults) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        address = "s3://bucket/train-{000000..000002}.tar"
+        with (
+            ShardStream(address, batch_size=20, workers=2) as there,
+            ShardStream(shards, batch_size=20) as here,
+        ):
+            keys = []
+            for a, b in islice(zip(there, here), 10):
+                assert a["__key__"] == b["__key__"]
+                assert (a["image"] == b["image"]).all()
+                keys += a["__key__"]
+            assert not there.skipped
+    assert not any(fault.times for fault in faults)
+    for epoch in (keys[:100], keys[100:]):
+        assert sorted(epoch) == [f"{i:05d}" for i in range(100)]
+
+
+def test_shards_in_a_bucket_are_indexed_checked_and_shown(bucket, tmp_path):
+    client, name = bucket
+    shards = write_shards(tmp_path, [40, 17])
+    for shard in shards:
+        client.upload_file(str(shard), name, shard.name)
+    opener = Opener()
+    found = locate(f"s3://{name}/train-*.tar", opener)
+    indexer = Indexer(tmp_path / "indexes", checksums=True, opener=opener)
+    assert [(one.samples, one.labelled) for one in index_shards(found, indexer)] == [
+        (40, True),
+        (17, True),
+    ]
+    for written in (tmp_path / "indexes").iterdir():
+        client.upload_file(str(written), name, written.name)
+    report = verify_shards(found, opener=opener)
+    assert report.problems == []
+    assert list(report.samples.values()) == [40, 17]
+    client.put_object(Bucket=name, Key=shards[1].name, Body=shards[1].read_bytes() + bytes(512))
+    (problem,) = verify_shards(found, opener=Opener()).problems
+    assert (problem.kind, problem.shard) == ("checksum", f"s3://{name}/{shards[1].name}")
+    sheet = contact_sheet(f"s3://{name}/train-000000.tar", count=9)
+    assert sheet.tobytes() == contact_sheet(shards[0], count=9).tobytes()
 
 
 def test_what_a_bucket_lacks(bucket):

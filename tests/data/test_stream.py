@@ -10,7 +10,7 @@ import torch
 from shard_helpers import numbered, png, write_shards, write_tar
 
 from dgan.data import ShardStream
-from dgan.data.decode import DecodeError, SizeMismatchError
+from dgan.data.errors import DecodeError, SizeMismatchError
 from dgan.data.order import flips
 
 
