@@ -1,13 +1,14 @@
 # Everything that a user or CI runs. Each target does its own set-up; `make clean` starts over.
 #   make demo    train the digits recipe on two sharded ranks, evaluate, show samples
 #   make test    the tests
+#   make test-cluster   a real Slurm, and nodes that lose their network, on this machine; as root
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FILES  := pyproject.toml constraints.txt
 
-.PHONY: setup demo test lint bench gpu clean
+.PHONY: setup demo test test-cluster lint bench gpu clean
 
 setup: $(VENV)/.installed
 
@@ -30,7 +31,11 @@ demo: $(VENV)/.installed data/digits/train-000000.tar
 	$(BIN)/torchrun --nproc-per-node 2 -m dgan train digits
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not cluster'
+
+# Slurm: apt-get install slurmctld slurmd slurm-client munge. What is not there is skipped.
+test-cluster: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

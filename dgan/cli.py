@@ -12,6 +12,7 @@ import tyro
 
 from dgan import commands, data_commands, recipes
 from dgan.config import Recipe, nearest, switches
+from dgan.watchdog import START_AGAIN
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -20,7 +21,7 @@ def train(arguments: Sequence[str]) -> None:
     from dgan.train import train as run
 
     try:
-        run(recipe)
+        stopped_by = run(recipe)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -28,6 +29,9 @@ def train(arguments: Sequence[str]) -> None:
             f"no space is left on the disk of {recipe.directory}: make room and run the same "
             "command again; it goes on from the last checkpoint, which is intact"
         ) from error
+    # A person who presses Ctrl-C got what they asked for; a scheduler must not think it is done.
+    if stopped_by not in (None, "SIGINT"):
+        raise SystemExit(START_AGAIN)
 
 
 def deepspeed(arguments: Sequence[str]) -> None:
@@ -104,6 +108,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": commands.sample,
     "evaluate": commands.evaluate,
     "export": commands.export,
+    "doctor": commands.doctor,
     "data pack": data_commands.pack,
     "data import": data_commands.pack,
     "data index": data_commands.index,
@@ -113,7 +118,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; a problem that the user can mend is one message and exit code 2."""
+    """Run one command; a problem that the user can mend is one message and exit code 2.
+
+    What ends before it is done, and goes on if started again, has exit code `START_AGAIN`.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     # DeepSpeed's launcher gives every process one, and LOCAL_RANK besides.
     arguments = [word for word in arguments if not word.startswith("--local_rank=")]
@@ -137,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         rank = os.environ.get("RANK", "0")
         print(f"dgan: error: {error}" + ("" if rank == "0" else f" [rank {rank}]"), file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(START_AGAIN if isinstance(error, ConnectionError) else 2) from None
     except KeyboardInterrupt:
         print("dgan: interrupted; what was saved before is intact", file=sys.stderr)
         raise SystemExit(130) from None

@@ -160,3 +160,21 @@ def export(run: Given[Path], out: Given[Path], /, *, step: int | None = None) ->
         facts={"step": trained.step, "recipe": trained.recipe.name, "dgan": dgan.__version__},
     )
     print(f"the generator of step {trained.step} is in {out}")
+
+
+def doctor(*, folder: Path = Path("runs"), timeout: int = 60) -> None:
+    """Say what is here, whether the ranks reach one another, and what is wrong; alone or not.
+
+    Args:
+        folder: where runs are written, which all ranks must see.
+        timeout: seconds to wait for another rank.
+    """
+    from dgan.doctor import examine
+
+    if timeout < 1:
+        raise ValueError(f"--timeout is {timeout}; it must be at least 1")
+    report = examine(folder, timeout)
+    if report.is_first:
+        print("\n".join(report.lines()), flush=True)
+    if report.problems:
+        raise SystemExit(1)

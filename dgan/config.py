@@ -220,6 +220,8 @@ def validate(recipe: Recipe) -> None:
         "samples.count": (recipe.samples.count, 1),
         "evaluation.every": (recipe.evaluation.every, -1),
         "evaluation.samples": (recipe.evaluation.samples, 2),
+        "run.stall_minutes": (recipe.run.stall_minutes, 0),
+        "run.start_minutes": (recipe.run.start_minutes, 0),
     }
     for key, (value, minimum) in least.items():
         if value < minimum:

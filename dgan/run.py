@@ -22,13 +22,16 @@ GAP_COLOUR = (70, 70, 90)
 
 
 class StopSignal:
-    """Remembers that SIGINT or SIGTERM asked the run to end; the loop asks at a step's end."""
+    """Remembers the signal that asked the run to end, 0 if none did; the loop asks at a step's end.
+
+    Schedulers send SIGTERM when they evict, SIGUSR1 or SIGUSR2 (Slurm's --signal) when time is up.
+    """
 
     def __init__(self) -> None:
-        self.received: str | None = None
+        self.received = 0
 
     def __enter__(self) -> Self:
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
@@ -37,7 +40,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
+        self.received = number
 
 
 class Run:

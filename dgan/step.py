@@ -160,6 +160,7 @@ def update(
     Raises:
         NonFinite: on every rank, before any weight has changed.
     """
+    world.at(f"{player.name} update")
     rows = pace.batch_size // world.size
     draws = Draws(
         seed=pace.seed,

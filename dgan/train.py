@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,21 +19,30 @@ from dgan.draws import Draws
 from dgan.evaluation import Evaluator, to_uint8
 from dgan.parallel.world import World, launch
 from dgan.run import Run, StopSignal
-from dgan.step import Players, adversarial_step, prepare
+from dgan.step import Batch, Players, adversarial_step, prepare
 
 
-def train(recipe: Recipe) -> None:
+def train(recipe: Recipe) -> str | None:
     """Train what `recipe` describes, from the start or from where its directory stopped.
+
+    Returns:
+        The signal that ended it before its last step, saved, if one did.
 
     Raises:
         ValueError, FileNotFoundError: the recipe cannot be run as it is.
         dgan.step.NonFinite: a loss or gradient was; the last checkpoint is usable.
         OSError: a checkpoint could not be written; the one before it is usable.
+        ConnectionError: another rank was lost; likewise.
     """
     validate(recipe)
     plan, step_plan = recipe.train, pace(recipe)
     with (
-        launch(precision=plan.precision, deterministic=plan.deterministic) as world,
+        launch(
+            precision=plan.precision,
+            deterministic=plan.deterministic,
+            start_minutes=recipe.run.start_minutes,
+            stall_minutes=recipe.run.stall_minutes,
+        ) as world,
         open_stream(recipe, world) as stream,
         open_run(recipe, world) as run,
         StopSignal() as stop,
@@ -49,9 +60,10 @@ def train(recipe: Recipe) -> None:
             show(players, recipe, world, run, step=0)
             evaluate(evaluator, players, run, step=0)
 
-        step = start
+        step, asked, batches = start, 0, watched(stream, world)
         for step in run.steps(start):
-            metrics = adversarial_step(players, stream, step, step_plan, world)
+            world.at("update", step)
+            metrics = adversarial_step(players, batches, step, step_plan, world)
             last = step == plan.steps
             if due(step, plan.log_every) or last:
                 run.status(step, metrics | skipped(stream, run, world))
@@ -59,15 +71,31 @@ def train(recipe: Recipe) -> None:
                 show(players, recipe, world, run, step)
             if due(step, recipe.evaluation.every) or last:
                 evaluate(evaluator, players, run, step)
-            stopping = world.any(stop.received is not None or checkpoints.failed)
-            if due(step, recipe.checkpoint.every) or last or stopping:
+            world.at("checkpoint")
+            # Of the signals that ranks received, the same one on all of them.
+            asked, failed = world.largest(stop.received, checkpoints.failed)
+            if due(step, recipe.checkpoint.every) or last or asked or failed:
                 facts = {"stream": stream.state_dict(), "dgan": dgan.__version__}
                 checkpoints.save(step, players.state(), facts)
             checkpoints.poll()
-            if stopping:
+            if asked or failed:
                 break
+            if step == start + 1:
+                world.settle()
+        world.at("last checkpoint")
         checkpoints.wait()
-        summarise(run, checkpoints, step, stop.received)
+        stopped_by = signal.Signals(asked).name if asked and step < plan.steps else None
+        summarise(run, checkpoints, step, stopped_by)
+        return stopped_by
+
+
+def watched(stream: ShardStream, world: World) -> Iterator[Batch]:
+    """The batches of `stream`; the watchdog knows when one is waited for."""
+    while True:
+        world.at("reading data")
+        batch = next(stream)
+        world.at("update")
+        yield batch
 
 
 def due(step: int, every: int) -> bool:
@@ -118,6 +146,7 @@ def show(players: Players, recipe: Recipe, world: World, run: Run, step: int) ->
     labels = None
     if recipe.data.classes:
         labels = torch.arange(count, device=world.device) // columns
+    world.at("sample grid")
     # Every rank makes all of them: a sharded network needs every rank in every call.
     with players.average.network() as network, world.autocast():
         images = network(draws.normal(players.task.z_dim), labels)
@@ -146,8 +175,15 @@ def evaluate(evaluator: Evaluator | None, players: Players, run: Run, step: int)
     """Score the averaged generator, and record what came out."""
     if evaluator is None:
         return
+    world = evaluator.world
+    world.at("evaluation")
     with players.average.network() as network:
-        scores = evaluator(network, players.task.z_dim)
+
+        def synthesise(z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+            world.at("evaluation")  # many samples take long, and move all the time
+            return network(z, labels)
+
+        scores = evaluator(synthesise, players.task.z_dim)
     run.record(step, scores)
     numbers = {key: value for key, value in scores.items() if isinstance(value, float)}
     run.say(f"step {step}  " + "  ".join(f"{key} {value:.4g}" for key, value in numbers.items()))

@@ -27,6 +27,7 @@ COMMANDS = (
     "sample",
     "evaluate",
     "export",
+    "doctor",
     "data pack",
     "data index",
     "data verify",

@@ -1,9 +1,11 @@
 """The processes of a run: who they are, where they compute, how they talk."""
 
+import ctypes
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +14,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from dgan.watchdog import Watchdog
+
 PRECISIONS = ("auto", "float32", "bfloat16", "float64")
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl."""
+
+SLACK_S = 60
+"""By which a process group's timeout exceeds the watchdog's, whose message says more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +37,7 @@ class World:
         control: a gloo group for flags and checkpoints, apart from the gradients' traffic.
         dtype: of parameters and images.
         compute_dtype: of autocast regions; equal to `dtype` where there is none.
+        watchdog: is told where this process stands; see `at`.
     """
 
     rank: int
@@ -36,6 +47,7 @@ class World:
     control: dist.ProcessGroup
     dtype: torch.dtype
     compute_dtype: torch.dtype
+    watchdog: Watchdog = field(default_factory=Watchdog)
 
     @property
     def is_first(self) -> bool:
@@ -53,11 +65,15 @@ class World:
         dist.all_reduce(values)
         return values
 
+    def largest(self, *values: int) -> list[int]:
+        """Each value's maximum over ranks; every rank gets the same answer."""
+        votes = torch.tensor(values)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.control)
+        return votes.tolist()
+
     def any(self, flag: bool) -> bool:
         """Whether `flag` is set on any rank; every rank gets the same answer."""
-        votes = torch.tensor([int(flag)])
-        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.control)
-        return bool(votes.item())
+        return bool(self.largest(int(flag))[0])
 
     def gather(self, value: Any) -> list[Any]:
         """`value` of every rank, on every rank."""
@@ -69,18 +85,65 @@ class World:
         """Wait until every rank is here."""
         dist.barrier(group=self.control)
 
+    def at(self, phase: str, step: int | None = None) -> None:
+        """This process enters `phase` (of `step`, when a new one begins), or moves within it."""
+        self.watchdog.at(phase, step)
+
+    def settle(self) -> None:
+        """Every kind of exchange has happened once: from now on a stall is noticed sooner."""
+        self.watchdog.settle()
+        if self.watchdog.stall_seconds:
+            timeout = timedelta(seconds=self.watchdog.stall_seconds + SLACK_S)
+            for group in (None, self.control):
+                dist.distributed_c10d._set_pg_timeout(timeout, group)
+
 
 @contextmanager
 def launch(
-    *, precision: str = "auto", deterministic: bool = False, timeout_s: int = 1800
+    *,
+    precision: str = "auto",
+    deterministic: bool = False,
+    timeout_s: float = 1800,
+    start_minutes: float = 0.0,
+    stall_minutes: float = 0.0,
 ) -> Iterator[World]:
     """Join the processes that torchrun, deepspeed or srun started, or be the only one.
 
     Args:
         precision: `auto` is bfloat16 autocast where the device has it, float32 elsewhere.
         deterministic: only kernels that repeat bit for bit.
-        timeout_s: seconds that a collective may take.
+        timeout_s: seconds that a collective may take, if no watchdog ends it before.
+        start_minutes: that anything may take before `World.settle`; see `Watchdog`.
+        stall_minutes: that it may take from then on.
+
+    Raises:
+        ConnectionError: another rank was lost, or did not come; says where this one stood.
     """
+    rank = int(os.environ.get("RANK", 0))
+    with Watchdog(rank=rank, start_minutes=start_minutes, stall_minutes=stall_minutes) as watchdog:
+        if start_minutes:
+            timeout_s = max(timeout_s, 60 * start_minutes + SLACK_S)
+        try:
+            with _joined(precision, deterministic, timedelta(seconds=timeout_s), watchdog) as world:
+                yield world
+        except RuntimeError as error:
+            if not _is_of_the_network(error):
+                raise
+            raise ConnectionError(
+                f"{watchdog.where}: another rank is gone or cannot be reached ({error}). The run, "
+                "started again, goes on from its last checkpoint"
+            ) from error
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    # gloo raises what is not told from other errors by its type.
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+@contextmanager
+def _joined(
+    precision: str, deterministic: bool, timeout: timedelta, watchdog: Watchdog
+) -> Iterator[World]:
     cuda = torch.cuda.is_available()
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
@@ -90,9 +153,9 @@ def launch(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not deterministic
-    timeout = timedelta(seconds=timeout_s)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     if "RANK" in os.environ:
+        _end_with_launcher()
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -108,11 +171,19 @@ def launch(
             control=control,
             dtype=dtype,
             compute_dtype=compute_dtype,
+            watchdog=watchdog,
         )
     finally:
         if deterministic:
             torch.use_deterministic_algorithms(False)
         dist.destroy_process_group()
+
+
+def _end_with_launcher() -> None:
+    """Linux kills this process when its torchrun dies: it would go on training, unsupervised."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and hasattr(signal, "SIGKILL"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def dtypes(precision: str, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
