@@ -21,11 +21,10 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when dgan_kernels is imported
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from dgan_kernels.checks import TRITON
 from kernels.harness import check, measure
 from kernels.operators import OPERATORS
 from report import RESULTS, device, store
-
-from dgan_kernels.checks import TRITON
 
 GPU = torch.cuda.is_available()
 

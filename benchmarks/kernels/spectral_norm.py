@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from report import store
-
 from dgan_kernels import spectral_norm_power_iteration
+from report import store
 
 SHAPES = [(256, 64), (64, 256), (64, 64, 3, 3), (64, 64)] * 24
 REPEATS = 15

@@ -8,14 +8,16 @@ costs four times the CPU time of the ctx style. So a `Launch` has all three, and
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 from torch.library import CustomOpDef, custom_op
+from torch.utils._pytree import tree_map_only
 
 Via = Callable[["Launch"], Callable[..., Any]]
 Gradients = tuple[Tensor | None, ...]
@@ -40,6 +42,9 @@ class Launch:
         vjp: ``vjp(via, grads, *args)`` -> one gradient or None per tensor. Without it,
             differentiating raises: a gradient that lacks a term is worse than none.
         jvp: ``jvp(via, tangents, *args)`` -> each output's tangent; a tangent is None where zero.
+        keeps: the indices of the tensors that the two rules read, or a function of the arguments
+            that returns them; None for all. The others are not kept alive until the backward pass:
+            a rule gets their shapes in their place.
         order: which derivative of the operator this launch computes; for the error message.
     """
 
@@ -51,6 +56,7 @@ class Launch:
     plain: Callable[..., Any]
     vjp: Callable[..., Gradients] | None = None
     jvp: Callable[..., Tensor | tuple[Tensor, ...]] | None = None
+    keeps: tuple[int, ...] | Callable[..., tuple[int, ...]] | None = None
     order: int = 0
     op: CustomOpDef = field(init=False)
 
@@ -81,6 +87,24 @@ class Launch:
     def split(self, args: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         """Return (tensors, constants)."""
         return args[: self.tensors], args[self.tensors :]
+
+    def remember(self, ctx: Any, args: Sequence[Any]) -> list[Tensor | None]:
+        """Note on ctx what the rules will ask for; return the tensors among it, to be saved."""
+        kept = range(self.tensors) if self.keeps is None else self.keeps
+        ctx.kept = kept(*args) if callable(kept) else kept
+        ctx.others = [
+            None if i in ctx.kept else arg.shape if isinstance(arg, Tensor) else arg
+            for i, arg in enumerate(args)
+        ]
+        return [args[i] for i in ctx.kept]
+
+    @staticmethod
+    def recall(ctx: Any) -> list[Any]:
+        """Return the arguments that `remember` noted."""
+        args = list(ctx.others)
+        for i, tensor in zip(ctx.kept, ctx.saved_tensors):
+            args[i] = tensor
+        return args
 
     def gradients(self, via: Via, grads: Sequence[Tensor], args: Sequence[Any]) -> Gradients:
         """Return the vjp rule's answer, padded with None for the constants."""
@@ -115,11 +139,10 @@ def _custom_op(launch: Launch) -> CustomOpDef:
         return outputs[0] if len(launch.outputs) == 1 else outputs
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        tensors, ctx.constants = launch.split(inputs)
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*launch.remember(ctx, inputs))
 
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
-        return launch.gradients(attrgetter("op"), grads, (*ctx.saved_tensors, *ctx.constants))
+        return launch.gradients(attrgetter("op"), grads, launch.recall(ctx))
 
     op.register_fake(fake)
     op.register_autograd(backward, setup_context=setup_context)
@@ -132,18 +155,18 @@ def _eager_function(launch: Launch) -> type[torch.autograd.Function]:
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
-            tensors, ctx.constants = launch.split(args)
+            tensors = launch.remember(ctx, args)
             ctx.save_for_backward(*tensors)
             ctx.save_for_forward(*tensors)
             return launch.run(*args)
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> Gradients:
-            return launch.gradients(via, grads, (*ctx.saved_tensors, *ctx.constants))
+            return launch.gradients(via, grads, launch.recall(ctx))
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Tensor | tuple[Tensor, ...]:
-            return launch.tangent(via, tangents, (*ctx.saved_tensors, *ctx.constants))
+            return launch.tangent(via, tangents, launch.recall(ctx))
 
     Eager.__name__ = launch.name
     return Eager
@@ -159,17 +182,17 @@ def _functional_function(launch: Launch) -> type[torch.autograd.Function]:
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            tensors, ctx.constants = launch.split(inputs)
+            tensors = launch.remember(ctx, inputs)
             ctx.save_for_backward(*tensors)
             ctx.save_for_forward(*tensors)
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> Gradients:
-            return launch.gradients(via, grads, (*ctx.saved_tensors, *ctx.constants))
+            return launch.gradients(via, grads, launch.recall(ctx))
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Tensor | tuple[Tensor, ...]:
-            return launch.tangent(via, tangents, (*ctx.saved_tensors, *ctx.constants))
+            return _one_level_down(partial(launch.tangent, via), tangents, launch.recall(ctx))
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
@@ -183,3 +206,21 @@ def _functional_function(launch: Launch) -> type[torch.autograd.Function]:
 
     Functional.__name__ = launch.name
     return Functional
+
+
+def _one_level_down(rule: Callable[..., Any], *args: Any) -> Any:
+    """Call ``rule`` below the jvp of torch.func that asks for it, as PyTorch calls forward.
+
+    At its own level forward mode is off, or the rule would call itself; but then (torch 2.13) what
+    it adds up in plain PyTorch loses the tangents of a jvp around this one, silently.
+    """
+    if not torch._C._are_functorch_transforms_active():
+        return rule(*args)
+    interpreter = retrieve_current_functorch_interpreter()
+    level = interpreter.level()
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    unwrap, wrap = functorch._unwrap_for_grad, functorch._wrap_for_grad
+    args = tree_map_only(Tensor, lambda t: unwrap(t, level), args)
+    with forward_ad._set_fwd_grad_enabled(True), interpreter.lower():
+        result = rule(*args)
+    return tree_map_only(Tensor, lambda t: wrap(t, level), result)

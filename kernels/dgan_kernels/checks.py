@@ -51,13 +51,18 @@ def check_vector(name: str, vector: Tensor, x: Tensor, dim: int) -> None:
             f"{name} has shape {tuple(vector.shape)}; accepted: [{x.shape[dim]}], the size of "
             f"dimension {dim} of x, which has shape {tuple(x.shape)}"
         )
-    if vector.dtype != x.dtype:
+    check_like(name, vector, x)
+
+
+def check_like(name: str, tensor: Tensor, x: Tensor) -> None:
+    """Raise unless ``tensor`` has x's dtype and device."""
+    if tensor.dtype != x.dtype:
         raise ValueError(
-            f"{name} has dtype {vector.dtype}; accepted: {x.dtype}, that of x: pass "
+            f"{name} has dtype {tensor.dtype}; accepted: {x.dtype}, that of x: pass "
             f"{name}.to(x.dtype)"
         )
-    if vector.device != x.device:
-        raise ValueError(f"{name} is on {vector.device}; accepted: {x.device}, where x is")
+    if tensor.device != x.device:
+        raise ValueError(f"{name} is on {tensor.device}; accepted: {x.device}, where x is")
 
 
 def runs_triton(x: Tensor, backend: str | None) -> bool:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from dgan_kernels import reference_norm_act
-from dgan_kernels.checks import TRITON, check_choice, check_input, check_vector, runs_triton
+from dgan_kernels.checks import TRITON, check_choice, check_input, check_like, runs_triton
+from dgan_kernels.native_norm_act import native_norm_act, serves
 from dgan_kernels.reference import ACTIVATIONS
 
 if TRITON:
@@ -102,6 +103,8 @@ def norm_act(
         raise ValueError(f"process_group with norm={norm!r}; accepted: only with norm='batch'")
     ranks = None if process_group is None else process_group.group_name
     run = launch if runs_triton(x, backend) and launch is not None else None
+    if run is None and serves(x, (weight, bias), norm, ranks):
+        return native_norm_act(x, weight, bias, norm, groups, act, float(eps), dim)
 
     per_sample = any(vector is not None and vector.ndim == 2 for vector in (weight, bias))
     moved, at = _channel_moved(x, over, dim)
@@ -190,5 +193,4 @@ def _check_affine(name: str, vector: Tensor, x: Tensor, dim: int) -> None:
             f"{name} has shape {tuple(vector.shape)}; accepted: {shapes}, for dim={dim} of x, "
             f"which has shape {tuple(x.shape)}"
         )
-    # dtype and device are asked of both shapes alike.
-    check_vector(name, vector if vector.ndim == 1 else vector.new_empty(channels), x, dim)
+    check_like(name, vector, x)

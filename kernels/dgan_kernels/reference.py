@@ -108,9 +108,22 @@ def along(bias: Tensor, x: Tensor, dim: int) -> Tensor:
 
 
 def bias_act(
-    x: Tensor, bias: Tensor | None, act: str, gain: float, clamp: float | None, dim: int
+    x: Tensor,
+    bias: Tensor | None,
+    act: str,
+    gain: float,
+    clamp: float | None,
+    dim: int,
+    scale: Tensor | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
-    """Return clamp(gain · act(x + bias)), bias [C]; see `dgan_kernels.bias_act`."""
+    """Return clamp(gain · act(scale · x + noise + bias)); see `dgan_kernels.bias_act`."""
+    if scale is not None:
+        shape = [1] * x.ndim
+        shape[0], shape[dim] = scale.shape
+        x = x * scale.view(shape)
+    if noise is not None:
+        x = x + noise
     return bias_act_forward(x, None if bias is None else along(bias, x, dim), act, gain, clamp, dim)
 
 
@@ -150,7 +163,9 @@ def bias_act_second(
     second = ACTIVATIONS[act].second
     to_x = torch.zeros_like(u) if second is None else v * dy * gain * second(u)
     to_dy = bias_act_backward(v, x, bias, act, gain, clamp, dim)
-    return to_dy, _clamped(to_x, u, act, gain, clamp)
+    # Under vmap both have the batch, though dy, which may bring it, is in one of them only.
+    to_dy, to_x = torch.broadcast_tensors(to_dy, _clamped(to_x, u, act, gain, clamp))
+    return to_dy, to_x
 
 
 def _clamped(grad: Tensor, u: Tensor, act: str, gain: float, clamp: float | None) -> Tensor:

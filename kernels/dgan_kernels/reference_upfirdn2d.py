@@ -22,12 +22,16 @@ def filter_size(filter: Tensor) -> tuple[int, int]:
 
 
 def output_size(
-    x: Tensor, filter: Tensor, up: Sequence[int], down: Sequence[int], padding: Sequence[int]
+    shape: Sequence[int],
+    filter: Tensor,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
 ) -> tuple[int, int]:
-    """Return (height, width) of the result; zero or less where none is left."""
+    """Return (height, width) of the result for an x of that shape; below 1 where none is left."""
     columns, rows = filter_size(filter)
-    height = (x.shape[-2] * up[1] + padding[2] + padding[3] - rows) // down[1] + 1
-    return height, (x.shape[-1] * up[0] + padding[0] + padding[1] - columns) // down[0] + 1
+    height = (shape[-2] * up[1] + padding[2] + padding[3] - rows) // down[1] + 1
+    return height, (shape[-1] * up[0] + padding[0] + padding[1] - columns) // down[0] + 1
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -50,7 +54,7 @@ def upfirdn2d(
         y = upfirdn2d(x.flatten(0, -4), filter, up, down, padding, flip, gain)
         return y.unflatten(0, x.shape[:-3])
     if x.numel() == 0:  # convolutions refuse a batch of nothing here and there
-        return x.new_zeros(*x.shape[:2], *output_size(x, filter, up, down, padding)) + x.sum()
+        return x.new_zeros(*x.shape[:2], *output_size(x.shape, filter, up, down, padding)) + x.sum()
     # Taps and gain are multiplied in the wider type, and rounded to x's once.
     taps = filter.to(torch.promote_types(x.dtype, filter.dtype))
     taps = taps if flip else taps.flip(list(range(taps.ndim)))
@@ -81,21 +85,30 @@ def _resample(
         # 2.13, a result one pixel wide): give it the strides that a new tensor would have.
         x = x.reshape(-1).view(x.shape)
     if up_x == up_y == 1:
-        return F.conv2d(
-            pad(x, padding), taps.expand(each), stride=(down_y, down_x), groups=channels
-        )
+        inside, rest = _split(padding)
+        x, stride = pad(x, rest), (down_y, down_x)
+        return F.conv2d(x, taps.expand(each), stride=stride, padding=inside, groups=channels)
     # A transposed convolution never multiplies the inserted zeros. It computes every position that
     # a tap reaches, and no trailing zeros: the padding is what is still missing, or too much.
     weight = taps.flip((0, 1)).expand(each)
-    y = F.conv_transpose2d(x, weight, stride=(up_y, up_x), groups=channels)
     inner_x, inner_y = columns - 1, rows - 1
     missing = (
         left - inner_x, right - inner_x + up_x - 1, top - inner_y, bottom - inner_y + up_y - 1
     )  # fmt: skip
-    y = pad(y, missing)
+    inside, rest = _split([-side for side in missing])
+    y = F.conv_transpose2d(x, weight, stride=(up_y, up_x), padding=inside, groups=channels)
+    y = pad(y, [-side for side in rest])
     if down_x == down_y == 1:
         return y
     return y[:, :, ::down_y, ::down_x].contiguous(memory_format=memory_format(y))
+
+
+def _split(padding: Sequence[int]) -> tuple[tuple[int, int], Sequence[int]]:
+    """Return what a convolution can do itself, (rows, columns) on both sides, and the rest."""
+    left, right, top, bottom = padding
+    if left == right >= 0 and top == bottom >= 0:
+        return (top, left), (0, 0, 0, 0)
+    return (0, 0), padding
 
 
 def pad(x: Tensor, padding: Sequence[int]) -> Tensor:
@@ -107,7 +120,7 @@ def pad(x: Tensor, padding: Sequence[int]) -> Tensor:
 
 
 def transposed(
-    x: Tensor,
+    shape: Sequence[int],
     filter: Tensor,
     up: Sequence[int],
     down: Sequence[int],
@@ -115,15 +128,15 @@ def transposed(
     flip: bool,
     gain: float,
 ) -> tuple[Sequence[int], Sequence[int], list[int], bool, float]:
-    """Return the constants with which upfirdn2d maps the result's gradient to that of x.
+    """Return the constants with which upfirdn2d maps the result's gradient to that of x [shape].
 
     y[o] = Σ f[t]·u[o·down + t − left], u[i·up] = x[i], sends dy[o] to each i with i·up =
     o·down + t − left: the taps in reverse over dy with down − 1 zeros inserted, from taps − 1 −
     left on. The padding on the far side is what gives the result x's size.
     """
     columns, rows = filter_size(filter)
-    height, width = output_size(x, filter, up, down, padding)
+    height, width = output_size(shape, filter, up, down, padding)
     left, top = columns - 1 - padding[0], rows - 1 - padding[2]
-    right = (x.shape[-1] - 1) * up[0] + columns - width * down[0] - left
-    bottom = (x.shape[-2] - 1) * up[1] + rows - height * down[1] - top
+    right = (shape[-1] - 1) * up[0] + columns - width * down[0] - left
+    bottom = (shape[-2] - 1) * up[1] + rows - height * down[1] - top
     return down, up, [left, right, top, bottom], not flip, gain

@@ -117,7 +117,7 @@ def second_kernel(
     tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=mask)
 
 
-def _like(t: Tensor, x: Tensor) -> Tensor:
+def in_memory_order_of(t: Tensor, x: Tensor) -> Tensor:
     """Return ``t`` with the memory order of the dense ``x``."""
     same = all(s == r or n == 1 for s, r, n in zip(t.stride(), x.stride(), x.shape))
     return t if same else torch.empty_like(x).copy_(t)
@@ -147,7 +147,7 @@ def _launch(
     stride = 0 if bias is None else bias.stride(dim)
     with torch.cuda.device_of(out):
         kernel[grid](
-            *(_like(t, out) for t in inputs),
+            *(in_memory_order_of(t, out) for t in inputs),
             out if bias is None else bias,
             *outputs,
             size, stride, channels, inner, gain, 0.0 if clamp is None else clamp,
@@ -223,6 +223,11 @@ def _backward_jvp(
     return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 
+def _backward_keeps(dy: Tensor, x: Tensor, bias: Tensor | None, *constants: Any) -> tuple[int, ...]:
+    """Return what the rules read: of a piecewise linear activation's gradient, not dy."""
+    return (1, 2) if ACTIVATIONS[constants[0]].second is None else (0, 1, 2)
+
+
 _CONSTANTS = "str act, float gain, float? clamp, int dim"
 
 FORWARD = Launch(
@@ -233,7 +238,7 @@ FORWARD = Launch(
 BACKWARD = Launch(
     "bias_act_backward", f"(Tensor dy, Tensor x, Tensor? bias, {_CONSTANTS}) -> Tensor",
     tensors=3, outputs=(1,), run=_backward, plain=bias_act_backward,
-    vjp=_backward_vjp, jvp=_backward_jvp, order=1,
+    vjp=_backward_vjp, jvp=_backward_jvp, keeps=_backward_keeps, order=1,
 )  # fmt: skip
 SECOND = Launch(
     "bias_act_second",

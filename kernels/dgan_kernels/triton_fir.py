@@ -53,7 +53,8 @@ def separable(
     for r in range(ROWS):
         iy = first_y + r
         row = x_ptr + iy.to(tl.int64) * (W * C)
-        row_live = live & (iy >= 0) & (iy < H)
+        # Not `live & (iy >= 0)`: the interpreter of Triton 3.9 takes no scalar there.
+        row_live = tl.where((iy >= 0) & (iy < H), live, False)
         h = tl.zeros(live.shape, tl.float32)
         for k in tl.static_range((TX + UPX - 1) // UPX):
             i = ix + k

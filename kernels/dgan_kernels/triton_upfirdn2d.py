@@ -116,7 +116,7 @@ def _allocate(
     flip: bool, gain: float,
 ) -> Tensor:  # fmt: skip
     """Return the memory for the result, channels_last where x is."""
-    size = (*x.shape[:2], *reference.output_size(x, filter, up, down, padding))
+    size = (*x.shape[:2], *reference.output_size(x.shape, filter, up, down, padding))
     memory = reference.memory_format(x)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory)
 
@@ -180,11 +180,14 @@ def _plain(x: Tensor, filter: Tensor, *constants: Any) -> Tensor:
     return reference.upfirdn2d(x, _unpacked(filter), *constants)
 
 
-def _vjp(via: Via, grads: Any, x: Tensor, filter: Tensor, *constants: Any) -> Gradients:
-    return via(UPFIRDN2D)(grads[0], filter, *reference.transposed(x, filter, *constants)), None
+# Linear: no rule reads x, so that none is kept; its shape stands in its place.
 
 
-def _jvp(via: Via, tangents: Any, x: Tensor, filter: Tensor, *constants: Any) -> Tensor:
+def _vjp(via: Via, grads: Any, shape: torch.Size, filter: Tensor, *constants: Any) -> Gradients:
+    return via(UPFIRDN2D)(grads[0], filter, *reference.transposed(shape, filter, *constants)), None
+
+
+def _jvp(via: Via, tangents: Any, shape: torch.Size, filter: Tensor, *constants: Any) -> Tensor:
     return via(UPFIRDN2D)(tangents[0], filter, *constants)
 
 
@@ -205,26 +208,37 @@ def _fused_plain(x: Tensor, filter: Tensor, bias: Tensor | None, *constants: Any
     return bias_act_forward(_plain(x, filter, *constants[:5]), bias, act, act_gain, clamp, 1)
 
 
+def _needs_z(*constants: Any) -> bool:
+    """Return whether the epilogue's slope depends on where it is taken."""
+    act, clamp = constants[5], constants[7]
+    return act != "linear" or clamp is not None
+
+
+def _fused_keeps(
+    x: Tensor, filter: Tensor, bias: Tensor | None, *constants: Any
+) -> tuple[int, ...]:
+    return (0, 1, 2) if _needs_z(*constants) else (1, 2)
+
+
 def _through_act(
-    via: Via, dy: Tensor, x: Tensor, filter: Tensor, bias: Tensor | None, *constants: Any
+    via: Via, dy: Tensor, x: Any, filter: Tensor, bias: Tensor | None, *constants: Any
 ) -> Tensor:
     """Return dy · d act / dz at z = fir(x) + bias: a gradient backwards, or a tangent forwards."""
-    act, clamp = constants[5], constants[7]
-    needs_z = act != "linear" or clamp is not None
-    z = via(UPFIRDN2D)(x, filter, *constants[:5]) if needs_z else dy
+    z = via(UPFIRDN2D)(x, filter, *constants[:5]) if _needs_z(*constants) else dy
     return via(BIAS_ACT_BACKWARD)(dy, z, bias, *constants[5:], 1)
 
 
 def _fused_vjp(
-    via: Via, grads: Any, x: Tensor, filter: Tensor, bias: Tensor | None, *constants: Any
+    via: Via, grads: Any, x: Any, filter: Tensor, bias: Tensor | None, *constants: Any
 ) -> Gradients:
     dz = _through_act(via, grads[0], x, filter, bias, *constants)
-    dx = via(UPFIRDN2D)(dz, filter, *reference.transposed(x, filter, *constants[:5]))
+    shape = x.shape if isinstance(x, Tensor) else x
+    dx = via(UPFIRDN2D)(dz, filter, *reference.transposed(shape, filter, *constants[:5]))
     return dx, None, None if bias is None else dz.sum_to_size(bias.shape)
 
 
 def _fused_jvp(
-    via: Via, tangents: Any, x: Tensor, filter: Tensor, bias: Tensor | None, *constants: Any
+    via: Via, tangents: Any, x: Any, filter: Tensor, bias: Tensor | None, *constants: Any
 ) -> Tensor:
     tx, _, tb = tangents
     if tx is not None:
@@ -238,11 +252,12 @@ _CONSTANTS = "SymInt[] up, SymInt[] down, SymInt[] padding, bool flip, float gai
 UPFIRDN2D = Launch(
     "upfirdn2d", f"(Tensor x, Tensor filter, {_CONSTANTS}) -> Tensor",
     tensors=2, outputs=_allocate, run=_launch, plain=_plain, vjp=_vjp, jvp=_jvp,
+    keeps=(1,),
 )  # fmt: skip
 FUSED = Launch(
     "upfirdn2d_bias_act",
     f"(Tensor x, Tensor filter, Tensor? bias, {_CONSTANTS}, str act, float act_gain, "
     f"float? clamp) -> Tensor",
     tensors=3, outputs=_fused_outputs, run=_fused, plain=_fused_plain,
-    vjp=_fused_vjp, jvp=_fused_jvp,
+    vjp=_fused_vjp, jvp=_fused_jvp, keeps=_fused_keeps,
 )  # fmt: skip

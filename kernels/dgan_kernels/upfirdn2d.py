@@ -119,7 +119,7 @@ def upfirdn2d(
         bias = bias.view(1, -1, 1, 1)
         if not torch.compiler.is_compiling():
             # As in bias_act: autograd then sums the bias's gradient only if it is asked for.
-            size = reference_upfirdn2d.output_size(x, filter, *constants[:3])
+            size = reference_upfirdn2d.output_size(x.shape, filter, *constants[:3])
             bias = bias.expand(x.shape[0], -1, *size)
     return kernels.FUSED(*launched, bias, *constants, float(gain), *epilogue)
 
@@ -243,7 +243,7 @@ def _add(padding: int | Sequence[int], around: Sequence[int]) -> tuple[int, ...]
 def _check_output(
     x: Tensor, filter: Tensor, up: Sequence[int], down: Sequence[int], padding: Sequence[int]
 ) -> None:
-    height, width = reference_upfirdn2d.output_size(x, filter, up, down, padding)
+    height, width = reference_upfirdn2d.output_size(x.shape, filter, up, down, padding)
     if height >= 1 and width >= 1:
         return
     columns, rows = reference_upfirdn2d.filter_size(filter)

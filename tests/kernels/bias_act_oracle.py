@@ -54,11 +54,60 @@ def expected(x, bias, dy, v, **options):
     return all_orders(*wide, **options)
 
 
+# With scale and noise, [N, C, ...]; the comment says what tiles of 2,048 elements make of each.
+SCALED_SHAPES = {
+    "vector": (5, 7),  # one position
+    "image": (3, 5, 7, 3),  # one tile a sample
+    "tiles": (2, 70, 9, 8),  # six a sample, partly masked along either dimension
+    "volume": (2, 17, 2, 3, 5),
+    "one_channel": (3, 1, 4, 5),
+}
+
+
+def scaled_inputs(shape, dtype=torch.float32, device="cpu", dim=1, shared_noise=False):
+    """Return x, and by name scale, noise, bias, dy and v."""
+    x, bias, dy, v = inputs(shape, dtype, device, dim)
+    generator = torch.Generator().manual_seed(1)
+    size = list(shape)
+    size[dim] = 1
+    size[0] = 1 if shared_noise else size[0]
+    scale, noise = (
+        torch.randn(s, generator=generator).to(dtype).to(device)
+        for s in ((shape[0], shape[dim]), size)
+    )
+    return x, {"scale": scale, "noise": noise, "bias": bias, "dy": dy, "v": v}
+
+
+def scaled_orders(x, tensors, **options):
+    """Return what each order gives, by name; the second takes every result of the first."""
+    tensors = {k: None if t is None else t.detach() for k, t in tensors.items()}
+    v, dy = tensors.pop("v"), tensors.pop("dy").requires_grad_()
+    wanted = {"x": x.detach().requires_grad_()}
+    wanted |= {k: t.requires_grad_() for k, t in tensors.items() if t is not None}
+    y = bias_act(**wanted, **options)
+    first = torch.autograd.grad(y, list(wanted.values()), dy, create_graph=True)
+    directions = [torch.linspace(-1, 1, g.numel()).to(g).view(g.shape) for g in first[1:]]
+    asked = {"dy": dy, **wanted}
+    second = torch.autograd.grad(first, list(asked.values()), [v, *directions], allow_unused=True)
+    results = {"y": y, **dict(zip([f"d{k}" for k in wanted], first))}
+    results |= dict(zip([f"d_{k}" for k in asked], second))
+    return {k: torch.zeros(()) if t is None else t.detach() for k, t in results.items()}
+
+
+def scaled_expected(x, tensors, **options):
+    """Return the same in float64, by the reference."""
+    wide = {k: None if t is None else t.double() for k, t in tensors.items()}
+    return scaled_orders(x.double(), wide, **(options | {"backend": "reference"}))
+
+
+SUMS = ("db", "d_b", "dscale", "dnoise", "dbias", "d_scale", "d_noise", "d_bias")
+
+
 def assert_close(got, want, dtype, terms=1):
     """Compare, where ``terms`` values were summed (in float32, or pairwise) into each result."""
     for name, answer in want.items():
         # A sum's error grows with the size of its terms, not of its result: allow root growth.
-        count = terms if name in ("db", "d_b") else 1
+        count = terms if name in SUMS else 1
         scale = max(answer.abs().max().item() if answer.numel() else 0.0, 1.0) * count**0.5
         value = got[name].to(answer)
         assert value.shape == answer.shape or not answer.any(), name

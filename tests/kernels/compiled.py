@@ -10,6 +10,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+BOUNDS = pytest.mark.xfail(
+    not triton.__version__.startswith("3.7."), raises=AssertionError, strict=False,
+    reason="registers, spills and widths are bounded for the code of Triton 3.7",
+)  # fmt: skip
+"""For modules of tests: other compilers must compile, and may need more."""
+
 
 def compile_for(arch, kernel, signature, constants, aligned, **options):
     """Compile `kernel` for sm_`arch`: what is `aligned`, and no constant, is a multiple of 16."""

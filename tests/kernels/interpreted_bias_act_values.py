@@ -5,7 +5,18 @@ Not collected by name: `test_interpreted.py` runs it with TRITON_INTERPRET=1.
 
 import pytest
 import torch
-from bias_act_oracle import SHAPES, TOLERANCE, all_orders, assert_close, expected, inputs
+from bias_act_oracle import (
+    SCALED_SHAPES,
+    SHAPES,
+    TOLERANCE,
+    all_orders,
+    assert_close,
+    expected,
+    inputs,
+    scaled_expected,
+    scaled_inputs,
+    scaled_orders,
+)
 
 from dgan_kernels import bias_act
 from dgan_kernels.reference import ACTIVATIONS
@@ -128,4 +139,92 @@ def test_clamp_passes_the_gradient_at_the_bound_as_torch_does():
 def test_repeats_bit_for_bit():
     tensors = inputs(SHAPES["planes"], torch.bfloat16)
     first, again = (all_orders(*tensors, act="silu", **OPTIONS) for _ in range(2))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+
+
+def assert_scaled(x, tensors, **options):
+    """All orders with scale and noise are those of float64; returns them."""
+    options = {**OPTIONS, **options}
+    got = scaled_orders(x, tensors, **options)
+    terms = x.numel() // min(x.shape[0], x.shape[options.get("dim", 1)])
+    assert_close(got, scaled_expected(x, tensors, **options), x.dtype, terms)
+    return got
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_scaled_every_order(act, dtype):
+    x, tensors = scaled_inputs(SCALED_SHAPES["image"], dtype)
+    got = assert_scaled(x, tensors, act=act)
+    assert all(t.dtype == dtype or t.ndim == 0 for t in got.values())
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["noise each", "noise shared"])
+@pytest.mark.parametrize("act", ["leaky_relu", "silu"])
+@pytest.mark.parametrize("shape", SCALED_SHAPES.values(), ids=SCALED_SHAPES.keys())
+def test_scaled_every_tile(shape, act, shared):
+    assert_scaled(*scaled_inputs(shape, shared_noise=shared), act=act)
+
+
+@pytest.mark.parametrize("kept", ["scale", "noise", "scale noise", "scale bias", "noise bias"])
+@pytest.mark.parametrize("act", ["linear", "leaky_relu", "gelu"])
+def test_scaled_some_operands(kept, act):
+    x, tensors = scaled_inputs(SCALED_SHAPES["image"])
+    tensors |= {k: None for k in ("scale", "noise", "bias") if k not in kept.split()}
+    assert_scaled(x, tensors, act=act, clamp=None)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("shape", [(3, 3, 7, 3), (2, 16, 4, 5)])
+def test_scaled_every_layout(shape, layout):
+    x, tensors = scaled_inputs(shape)
+    assert_scaled(layout(x), tensors, act="silu")  # dy's memory differs from x's
+    same = {k: layout(t) if k in ("dy", "v") else t for k, t in tensors.items()}
+    got = assert_scaled(layout(x), same, act="silu")
+    plain = torch.empty_like(layout(x))
+    if plain.stride(2) == plain.shape[3] * plain.stride(3):  # else the rows do not follow
+        assert got["y"].stride() == got["dx"].stride() == got["d_x"].stride() == plain.stride()
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((3, 5, 7), 2), ((3, 5, 7), -1), ((2, 3, 5, 4), 2)])
+def test_scaled_every_dim(shape, dim):
+    assert_scaled(*scaled_inputs(shape, dim=dim), act="tanh", dim=dim)
+
+
+def test_noise_where_channels_come_first():
+    x, tensors = scaled_inputs((3, 5, 7), dim=0)
+    assert_scaled(x, tensors | {"scale": None}, act="tanh", dim=0)
+
+
+def test_strided_operands_and_expanded_cotangent():
+    x, tensors = scaled_inputs(SCALED_SHAPES["image"])
+    tensors["scale"] = tensors["scale"].T.contiguous().T
+    tensors["noise"] = tensors["noise"][..., :1].expand_as(tensors["noise"])
+    tensors["bias"] = torch.randn(10)[::2]
+    tensors["dy"] = tensors["dy"][:1, :1, :1, :1].expand_as(x)
+    assert_scaled(x, tensors, act="silu")
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (0, 3, 5, 5), (2, 3, 0, 4), (2, 0, 3)])
+def test_scaled_empty(shape):
+    x, scale, bias = torch.zeros(shape), torch.zeros(shape[:2]), torch.zeros(shape[1])
+    noise = torch.zeros(1, 1, *shape[2:])
+    leaves = [t.requires_grad_() for t in (x, scale, noise, bias)]
+    y = bias_act(x, bias, act="silu", scale=scale, noise=noise, backend="triton")
+    first = torch.autograd.grad(y.sum(), leaves, create_graph=True)
+    assert all(torch.equal(g, torch.zeros_like(t)) for g, t in zip(first, leaves))
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+    assert all(torch.equal(g, torch.zeros_like(t)) for g, t in zip(second, leaves))
+
+
+def test_scaled_nan_stays_where_it_is():
+    x, tensors = scaled_inputs(SCALED_SHAPES["image"])
+    x[0, 0, 0, 0] = float("nan")
+    y = bias_act(x, scale=tensors["scale"], act="relu", clamp=1.0, backend="triton")
+    assert torch.equal(y.isnan(), x.isnan())
+
+
+def test_scaled_repeats_bit_for_bit():
+    x, tensors = scaled_inputs(SCALED_SHAPES["tiles"], torch.bfloat16)
+    first, again = (scaled_orders(x, tensors, act="silu", **OPTIONS) for _ in range(2))
     assert all(torch.equal(first[k], again[k]) for k in first)

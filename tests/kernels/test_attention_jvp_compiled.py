@@ -9,10 +9,12 @@ pytest.importorskip("triton", reason="triton is not installed: there is nothing 
 if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
-from compiled import compile_for, resources
+from compiled import BOUNDS, compile_for, resources
 
 from dgan_kernels import triton_attention_jvp as kernels
 from dgan_kernels import triton_attention_jvp_launch as launch
+
+pytestmark = BOUNDS
 
 STATISTICS = ("lse_ptr", "mu_ptr", "eps_ptr", "delta_ptr")
 TABLES = {80: launch.AMPERE, 90: launch.HOPPER, 100: launch.BLACKWELL}

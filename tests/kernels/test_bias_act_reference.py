@@ -10,6 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgan_kernels import bias_act
+from dgan_kernels import reference_bias_act_scaled as scaled
 from dgan_kernels.reference import ACTIVATIONS, bias_act_backward, bias_act_second
 
 PYTORCH = {
@@ -51,6 +52,69 @@ def test_gradcheck_to_second_order_and_forward_mode(act):
     f = lambda x, bias: bias_act(x, bias, act=act, gain=1.3, clamp=1.1)  # noqa: E731
     assert gradcheck(f, (x, bias), check_forward_ad=True)
     assert gradgradcheck(f, (x, bias), check_fwd_over_rev=True)
+
+
+def draw_scaled(shape, dim=1, shared=False, dtype=torch.float64):
+    """Return x, scale, noise and bias."""
+    size = [1 if d == dim % len(shape) else n for d, n in enumerate(shape)]
+    size[0] = 1 if shared else size[0]
+    sizes = (shape, (shape[0], shape[dim]), size, (shape[dim],))
+    return [draw(*s, dtype=dtype) for s in sizes]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("dim", [1, 2, -1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_is_the_plain_pytorch_layer_with_scale_and_noise(dtype, dim, shared):
+    x, scale, noise, bias = draw_scaled((2, 3, 4), dim, shared, dtype)
+    along = (2, 3, 1) if dim == 1 else (2, 1, 4)
+    u = x * scale.view(along) + noise + bias.view(1, *along[1:])
+    want = (F.leaky_relu(u, 0.2) * 1.5).clamp(-0.5, 0.5)
+    options = {"act": "leaky_relu", "gain": 1.5, "clamp": 0.5, "dim": dim}
+    assert torch.equal(bias_act(x, bias, scale=scale, noise=noise, **options), want)
+
+
+@pytest.mark.parametrize("act", ["leaky_relu", "silu"])
+def test_gradcheck_with_scale_and_noise(act):
+    tensors = [t.detach().requires_grad_() for t in draw_scaled((2, 3, 2))]
+    f = lambda x, s, n, b: bias_act(x, b, scale=s, noise=n, act=act, gain=1.3, clamp=2.1)  # noqa: E731
+    assert gradcheck(f, tensors, check_forward_ad=True)
+    assert gradgradcheck(f, tensors, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("without", [None, 1, 2, 3])
+@pytest.mark.parametrize("act", ["linear", "leaky_relu", "silu"])
+def test_closed_derivatives_with_scale_and_noise(act, without):
+    layer = draw_scaled((2, 3, 4))
+    layer = [layer[0], layer[1][:, :, None], layer[2], layer[3][None, :, None]]
+    layer = [None if i == without else t for i, t in enumerate(layer)]
+    present = [t for t in layer if t is not None]
+    constants, dy = (act, 1.3, 2.1), draw(2, 3, 4).flip(0)
+    directions = [None if t is None else t.detach().cos() for t in layer]
+    y = scaled.forward(*layer, *constants)
+    first = torch.autograd.grad(y, present, dy, create_graph=True)
+    second = torch.autograd.grad(
+        first, [dy, *present], [d for d in directions if d is not None], allow_unused=True
+    )
+    _, tangent = torch.func.jvp(
+        lambda *ts: scaled.forward(*_fill(layer, ts), *constants),
+        tuple(present),
+        tuple(d for d in directions if d is not None),
+    )
+    torch.testing.assert_close(scaled.tangent(*directions, *layer, *constants), tangent)
+    for closed, want in (
+        (scaled.backward(dy, *layer, *constants), first),
+        (scaled.second(*directions, dy, *layer, *constants), second),
+    ):
+        got = [t for t in closed if t.numel()]
+        assert len(got) == len(want)
+        for a, b in zip(got, want):
+            torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b)
+
+
+def _fill(layer, tensors):
+    given = iter(tensors)
+    return [None if t is None else next(given) for t in layer]
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
@@ -108,6 +172,7 @@ def test_shapes_without_memory():
 
 
 X, B = torch.zeros(2, 3, 4), torch.zeros(3)
+S, N = torch.zeros(2, 3), torch.zeros(2, 1, 4)
 ERRORS = {
     "unknown activation": ((X, B), {"act": "leakyrelu"}, "act='leakyrelu': did you mean 'leaky"),
     "no such activation": ((X, B), {"act": "?"}, "act='?': accepted: linear, relu, leaky_relu, s"),
@@ -118,6 +183,15 @@ ERRORS = {
     "x dtype": ((X.int(), None), {}, "x has dtype torch.int32; accepted: torch.float16, torch.b"),
     "x rank": ((B, None), {}, "x has shape (3,); accepted: [N, C] or [N, C, *spatial]"),
     "dim": ((X, B), {"dim": 3}, "dim=3; accepted: -3 to 2"),
+    "scale with dim 0": ((X, None), {"scale": S, "dim": 0}, "scale with dim=0; accepted: a dim"),
+    "scale size": ((X, B), {"scale": B}, "scale has shape (3,); accepted: [2, 3], the sizes of d"),
+    "scale dtype": ((X, B), {"scale": S.half()}, "scale has dtype torch.float16; accepted: torch"),
+    "scale device": ((X, B), {"scale": S.to("meta")}, "scale is on meta; accepted: cpu"),
+    "noise size": ((X, B), {"noise": X}, "noise has shape (2, 3, 4); accepted: [2 or 1, 1, 4], f"),
+    "noise rank": ((X, B), {"noise": N[0]}, "noise has shape (1, 4); accepted: [2 or 1, 1, 4], f"),
+    "noise dim": ((X, None), {"noise": N, "dim": 2}, "noise has shape (2, 1, 4); accepted: [2 or"),
+    "noise dtype": ((X, B), {"noise": N.half()}, "noise has dtype torch.float16; accepted: torch"),
+    "noise device": ((X, B), {"noise": N.to("meta")}, "noise is on meta; accepted: cpu"),
     "gain": ((X, B), {"gain": float("nan")}, "gain=nan; accepted: a finite number"),
     "clamp": ((X, B), {"clamp": -1.0}, "clamp=-1.0; accepted: None, or a number of at least 0"),
     "backend": ((X, B), {"backend": "cuda"}, "backend='cuda'; accepted: None, 'triton', 'ref"),

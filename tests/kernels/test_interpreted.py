@@ -10,17 +10,20 @@ import subprocess
 import sys
 
 import pytest
+from interpreter import need_interpreter
 
-pytest.importorskip("triton", reason="triton is not installed: there is nothing to interpret")
+need_interpreter()
 
 HERE = pathlib.Path(__file__).parent
 RUN_OTHERWISE = {"interpreted_norm_act_ranks.py"}  # by `test_norm_act_ranks.py`
 SCRIPTS = sorted({path.name for path in HERE.glob("interpreted_*.py")} - RUN_OTHERWISE)
 
 
+@pytest.mark.timeout(1800)  # some take two minutes of a whole core
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_interpreted(script):
-    command = [sys.executable, "-m", "pytest", script, "-q", "-x", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", script, "-v", "-x", "-p", "no:cacheprovider"]
+    # Verbose: a test that ends the process is known by its name, which stands before its end.
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -93,6 +93,31 @@ def test_gradcheck_to_second_order_and_forward_mode(name):
     assert gradgradcheck(f, tensors, check_fwd_over_rev=True)
 
 
+@pytest.mark.parametrize("name", ["plain", "up", "image"])
+@pytest.mark.parametrize("channels", [None, 1, 4], ids=["no noise", "noise", "noise of channels"])
+def test_epilogue(name, channels):
+    options, tensors, bias = CASES[name] | {"padding": 1}, arguments(), draw(4, seed=4).double()
+    leaves = [*tensors, bias.requires_grad_()]
+    want = defined(*tensors, **options)
+    noise = None if channels is None else draw(1, channels, *want.shape[2:], seed=3).double()
+    if noise is not None:
+        leaves.append(noise.requires_grad_())
+        want = want + noise
+    want = (2**0.5 * F.leaky_relu(want + bias.view(1, -1, 1, 1), 0.2)).clamp(-1.5, 1.5)
+    got = modulated_conv2d(
+        *tensors, noise=noise, bias=bias, act="leaky_relu", gain=2**0.5, clamp=1.5, **options
+    )
+    torch.testing.assert_close(got, want)
+    dy = torch.randn_like(want)
+    for a, b in zip(torch.autograd.grad(got, leaves, dy), torch.autograd.grad(want, leaves, dy)):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_image_without_epilogue_is_the_convolution():
+    y = modulated_conv2d(*arguments(), padding=1, demodulate=False)
+    assert y.grad_fn.name() == "ConvolutionBackward0"
+
+
 def test_path_length_penalty():
     tensors = arguments()
     norms = []
@@ -142,7 +167,9 @@ ERRORS = {
     "x": ((X[0], W, S), {}, "x has shape (3, 4, 4); accepted: [N, C, H, W]"),
     "weight": ((X, W[:, :2], S), {}, "weight has shape (5, 2, 3, 3); accepted: [O, 3, rows, col"),
     "styles": ((X, W, S[:1]), {}, "styles has shape (1, 3); accepted: [2, 3], one for each samp"),
-    "noise": ((X, W, S), {"noise": S}, "noise has shape (2, 3); accepted: [N or 1, 1 or O, heig"),
+    "noise": ((X, W, S), {"noise": S}, "noise has shape (2, 3); accepted: [2 or 1, 1 or 5, 2, 2]"),
+    "bias": ((X, W, S), {"bias": S[0]}, "bias has shape (3,); accepted: [5], one for each channel"),
+    "act": ((X, W, S), {"act": "rely"}, "act='rely': did you mean 'relu'? accepted: linear, relu"),
     "up": ((X, W, S), {"up": 0}, "up=0; accepted: an integer of at least 1"),
     "padding": ((X, W, S), {"padding": (1, 2, 3)}, "padding=(1, 2, 3); accepted: an integer"),
 }  # fmt: skip

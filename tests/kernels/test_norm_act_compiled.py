@@ -9,13 +9,15 @@ if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
 import torch
-from compiled import compile_for, resources, widths
+from compiled import BOUNDS, compile_for, resources, widths
 
 from dgan_kernels import triton_norm_launch as launch
 from dgan_kernels import triton_norm_resident as resident
 from dgan_kernels import triton_norm_sweeps as sweeps
 from dgan_kernels import triton_norm_sweeps_second as sweeps_second
 from dgan_kernels.reference import ACTIVATIONS
+
+pytestmark = BOUNDS
 
 FLOAT32 = {"stats_ptr", "totals_ptr", "w_ptr", "b_ptr", "shift_ptr", "sums_ptr"}
 # What is a multiple of 16 in the shapes below, as launches would find out.

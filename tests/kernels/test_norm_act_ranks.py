@@ -6,9 +6,9 @@ import socket
 import subprocess
 import sys
 
-import pytest
+from interpreter import need_interpreter
 
-pytest.importorskip("triton", reason="triton is not installed: there is nothing to interpret")
+need_interpreter()
 
 HERE = pathlib.Path(__file__).parent
 

@@ -194,3 +194,33 @@ def test_errors_name_argument_value_and_what_is_accepted(args, options, message)
     with pytest.raises(ValueError) as raised:  # noqa: PT011 - the message is compared below
         norm_act(*args, **options)
     assert str(raised.value).startswith(message)
+
+
+def by_hand(x, weight, bias, norm):
+    """Group norm with 2 groups, and the others, of x [N, C, L]."""
+    view = x.unflatten(1, (2, -1)) if norm == "group" else x
+    dims = {"group": (2, 3), "instance": (2,), "layer": (1,), "batch": (0, 2)}[norm]
+    centred = view - view.mean(dims, keepdim=True)
+    normal = centred * (centred.square().mean(dims, keepdim=True) + 0.1).rsqrt()
+    z = normal.reshape(x.shape) * (1 if weight is None else weight[:, None])
+    return torch.nn.functional.silu(z if bias is None else z + bias[:, None])
+
+
+@pytest.mark.parametrize("affine", [(), (0,), (1,), (0, 1)], ids=str)
+@pytest.mark.parametrize("norm", ["group", "instance", "layer", "batch"])
+def test_three_orders_by_pytorchs_own_norms(norm, affine):
+    x = torch.randn(3, 4, 5, dtype=DOUBLE, requires_grad=True)
+    vectors = [torch.randn(4, dtype=DOUBLE, requires_grad=i in affine) for i in range(2)]
+    given = [v if i in affine else None for i, v in enumerate(vectors)]
+    groups = 2 if norm == "group" else None
+    ours = norm_act(x, *given, norm=norm, groups=groups, act="silu", eps=0.1, dim=1)
+    inputs = [x, *(vectors[i] for i in affine)]
+
+    def differentiated(y):
+        gradients = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+        return torch.cat([g.flatten() for g in gradients])
+
+    want = by_hand(x, *given, norm)
+    for order in range(4):
+        torch.testing.assert_close(ours, want, msg=lambda m, o=order: f"order {o}: {m}")
+        ours, want = differentiated(ours), differentiated(want)

@@ -10,10 +10,12 @@ pytest.importorskip("triton", reason="triton is not installed: there is nothing 
 if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
-from compiled import compile_for, resources, widths
+from compiled import BOUNDS, compile_for, resources, widths
 
 from dgan_kernels import triton_gradient_penalty as penalty
 from dgan_kernels import triton_minibatch_stddev as stddev
+
+pytestmark = BOUNDS
 
 # Those of float32 whatever x's dtype: sums, and numbers of a sample or a group.
 WIDE = ("partial_ptr", "weight_ptr", "mix_ptr", "ds_ptr")

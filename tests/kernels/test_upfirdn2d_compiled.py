@@ -8,10 +8,12 @@ pytest.importorskip("triton", reason="triton is not installed: there is nothing 
 if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
-from compiled import compile_for, resources, widths
+from compiled import BOUNDS, compile_for, resources, widths
 
 from dgan_kernels import triton_upfirdn2d
 from dgan_kernels.reference import ACTIVATIONS
+
+pytestmark = BOUNDS
 
 POINTERS = ["x_ptr", "f_ptr", "b_ptr", "y_ptr"]
 SIZES = ["H", "W", "OH", "OW", "C", "CHANNELS"]
