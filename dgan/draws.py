@@ -5,6 +5,7 @@ rows it needs and no other state exists: a run at another world size, or one tha
 the same latents at the same step.
 """
 
+import math
 import zlib
 from dataclasses import dataclass, replace
 
@@ -64,3 +65,38 @@ def truncated_normal(rows: int, size: int, *, seed: int, purpose: str, truncatio
         while truncation > 0 and (outside := np.abs(latents[row]) > truncation).any():
             latents[row, outside] = stream.standard_normal(int(outside.sum()), dtype=np.float32)
     return torch.from_numpy(latents)
+
+
+def seeds_from_latents(z: Tensor) -> Tensor:
+    """A seed of 32 bits for each row of `z` `[N, size]`, from its float32 bits alone: int64 `[N]`.
+
+    What a generator draws with it is decided by the latent: the same on every rank and device.
+    """
+    bits = z.detach().float().contiguous().view(torch.int32).long() & _32_BITS
+    odd = 2 * _hashed(torch.arange(z.shape[1], device=z.device)) + 1
+    # A sum of integers that wraps does not depend on the order in which a device adds.
+    return _hashed((bits * odd).sum(1) & _32_BITS)
+
+
+def noise_from_seeds(seeds: Tensor, purpose: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal float32 `[N, *shape]` from int64 seeds `[N]`, other numbers for each purpose.
+
+    Equal on every device up to the rounding of its logarithm and cosine.
+    """
+    count = math.prod(shape)
+    keys = _hashed((seeds + purpose * 0x9E3779B9) & _32_BITS)
+    counters = _hashed(torch.arange(2 * count, device=seeds.device))
+    u, v = _hashed(keys[:, None] ^ counters).float().unflatten(1, (2, count)).unbind(1)
+    # Box and Muller 1958; half a step keeps the logarithm finite.
+    radius = (-2 * ((u + 0.5) / 2**32).log()).sqrt()
+    return (radius * (v * (2 * math.pi / 2**32)).cos()).unflatten(1, shape)
+
+
+_32_BITS = 0xFFFFFFFF
+
+
+def _hashed(x: Tensor) -> Tensor:
+    """MurmurHash3's finaliser: 32 bits to 32 bits, in int64, whose products may wrap."""
+    x = (x ^ (x >> 16)) * 0x85EBCA6B & _32_BITS
+    x = (x ^ (x >> 13)) * 0xC2B2AE35 & _32_BITS
+    return x ^ (x >> 16)

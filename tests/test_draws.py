@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from dgan.draws import Draws, generator, seed_of, truncated_normal
+from dgan.draws import (
+    Draws,
+    generator,
+    noise_from_seeds,
+    seed_of,
+    seeds_from_latents,
+    truncated_normal,
+)
 
 
 def draws(rows: range = range(12), **changes: Any) -> Draws:
@@ -102,3 +109,33 @@ def test_a_longer_table_begins_with_the_shorter_one(truncation: float) -> None:
     assert not torch.equal(truncated_normal(6, 5, **{**options, "seed": 2}), long[:6])
     assert not torch.equal(truncated_normal(6, 5, **{**options, "purpose": "grid"}), long[:6])
     assert truncated_normal(0, 5, **options).shape == (0, 5)
+
+
+def test_seeds_belong_to_a_latent() -> None:
+    z = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0))
+    seeds = seeds_from_latents(z)
+    assert len(set(seeds.tolist())) == 1000
+    assert torch.equal(seeds_from_latents(z[300:400]), seeds[300:400])
+    assert torch.equal(seeds_from_latents(z.double()), seeds)
+    # The order of the components matters, and so does the last bit of one.
+    assert not (seeds_from_latents(z.flip(1)) == seeds).any()
+    z[:, 3] = torch.nextafter(z[:, 3], torch.tensor(9.0))
+    assert not (seeds_from_latents(z) == seeds).any()
+
+
+def test_noise_is_standard_normal_and_independent() -> None:
+    seeds = torch.arange(500)  # as alike as seeds can be
+    noise = noise_from_seeds(seeds, 3, (1, 8, 8))
+    assert noise.shape == (500, 1, 8, 8)
+    assert torch.equal(noise_from_seeds(seeds[20:30], 3, (1, 8, 8)), noise[20:30])
+    values = noise.flatten()
+    assert abs(values.mean()) < 4 / values.numel() ** 0.5
+    for power, moment in ((2, 1.0), (4, 3.0)):
+        assert values.pow(power).mean().item() == pytest.approx(moment, rel=0.05)
+    others = noise_from_seeds(seeds, 4, (1, 8, 8))
+    pairs = [(noise, others), (noise[1:], noise[:-1]), (noise[..., 1:], noise[..., :-1])]
+    for one, other in pairs:
+        assert not (one == other).all()
+        assert abs((one * other).mean()) < 4 / one.numel() ** 0.5
+    extremes = noise_from_seeds(torch.tensor([0, 2**32 - 1]), 0, (1000, 100))
+    assert extremes.isfinite().all()

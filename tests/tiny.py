@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "r3gan": {"widths": (8, 6), "blocks": (1, 1), "groups": (4, 3)},
     "dcgan": {"widths": (8,)},
     "mlp": {"widths": (16, 12)},
+    "stylegan2": {"widths": (8, 6)},
 }
 
 

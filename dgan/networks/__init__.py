@@ -11,6 +11,7 @@ from torch import nn
 from dgan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from dgan.networks.mlp import MLPDiscriminator, MLPGenerator
 from dgan.networks.r3gan import R3GANDiscriminator, R3GANGenerator
+from dgan.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 
 Role = Literal["generator", "discriminator"]
 
@@ -18,6 +19,7 @@ FAMILIES: dict[str, dict[Role, type[nn.Module]]] = {
     "dcgan": {"generator": DCGANGenerator, "discriminator": DCGANDiscriminator},
     "mlp": {"generator": MLPGenerator, "discriminator": MLPDiscriminator},
     "r3gan": {"generator": R3GANGenerator, "discriminator": R3GANDiscriminator},
+    "stylegan2": {"generator": StyleGAN2Generator, "discriminator": StyleGAN2Discriminator},
 }
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dgan.networks.layers import BatchNorm, BiasAct, Embedding, stages_of
+from dgan.networks.layers import NORMS, BiasAct, Embedding, NormAct, stages_of
 
 
 def _initialise(network: nn.Module) -> None:
@@ -39,14 +39,13 @@ class DCGANGenerator(nn.Module):
             [
                 nn.Sequential(
                     nn.ConvTranspose2d(inputs, widths[0], 4, bias=False),
-                    BatchNorm(widths[0]),
-                    nn.ReLU(),
+                    NormAct(widths[0], "batch", act="relu"),
                 )
             ]
         )
         for before, after in steps[:-1]:
             up = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
-            self.stages.append(nn.Sequential(up, BatchNorm(after), nn.ReLU()))
+            self.stages.append(nn.Sequential(up, NormAct(after, "batch", act="relu")))
         self.to_image = nn.Sequential(
             nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1), nn.Tanh()
         )
@@ -67,10 +66,13 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANDiscriminator(nn.Module):
-    """Images (and labels, by projection) to logits; `widths` from 4×4 up to `resolution / 2`.
+    """Images (and labels, by projection) to logits.
 
-    `normalize = False` leaves batch normalisation out, which gradient penalties ask for
-    (Gulrajani et al. 2017, section 4); samples are then judged one by one.
+    Args:
+        widths: channels at 4×4, 8×8, …, `resolution / 2`.
+        norm: `batch` as in the paper, which judges a sample by the others of its batch; `layer`,
+            `instance` or `none`, which do not, as gradient penalties ask (Gulrajani et al. 2017,
+            section 4, recommend `layer`).
     """
 
     def __init__(
@@ -80,17 +82,20 @@ class DCGANDiscriminator(nn.Module):
         channels: int,
         classes: int = 0,
         widths: tuple[int, ...],
-        normalize: bool = True,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
-        self.couples_samples = normalize
+        if norm not in ("none", *NORMS):
+            raise ValueError(f"norm {norm!r} is not known: choose from none, {', '.join(NORMS)}")
+        self.couples_samples = norm == "batch"
         steps = stages_of(resolution, (*widths, channels), "DCGANDiscriminator")[::-1]
         self.stages = nn.ModuleList()
         for index, (after, before) in enumerate(steps):
             down = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
             # The first layer is not normalised (section 3 of the paper).
-            norm = BatchNorm(after) if normalize and index else nn.Identity()
-            self.stages.append(nn.Sequential(down, norm, BiasAct(after)))
+            normalised = norm != "none" and index
+            act = NormAct(after, norm, act="leaky_relu") if normalised else BiasAct(after)
+            self.stages.append(nn.Sequential(down, act))
         self.features = nn.Conv2d(widths[0], 1 if not classes else widths[0], 4)
         self.embedding = Embedding(classes, widths[0]) if classes else None
         _initialise(self)

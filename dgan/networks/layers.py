@@ -2,16 +2,18 @@
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dgan_kernels import bias_act
+from dgan_kernels import bias_act, downsample2d, norm_act, upsample2d
 
 LEAKY_RELU_GAIN = math.sqrt(2 / (1 + 0.2**2))
 """Keeps the variance through a leaky ReLU of slope 0.2 (He et al. 2015, equation 15)."""
+
+TAPS = (0.125, 0.375, 0.375, 0.125)
+"""The filter [1, 3, 3, 1]/8 of StyleGAN2 and R3GAN, applied along both axes."""
 
 
 def fan_in_normal_(weight: Tensor, gain: float = 1.0) -> Tensor:
@@ -61,11 +63,22 @@ class Embedding(nn.Embedding):
         nn.init.normal_(self.weight, std=self.gain / math.sqrt(self.num_embeddings))
 
 
-class BiasAct(nn.Module):
-    """A learned bias a channel, then an activation, in one kernel."""
+class Fused(nn.Module):
+    """A layer on a kernel of `dgan_kernels`; `backend` is the kernel's: None chooses by device."""
 
     backend: str | None = None
-    """Of `dgan_kernels.bias_act`: None chooses by device."""
+
+
+def without_kernels(network: nn.Module) -> nn.Module:
+    """Let every layer of `network` compute in plain PyTorch; returns `network`."""
+    for layer in network.modules():
+        if isinstance(layer, Fused):
+            layer.backend = "reference"
+    return network
+
+
+class BiasAct(Fused):
+    """A learned bias a channel, then an activation, in one kernel."""
 
     def __init__(self, channels: int, act: str = "leaky_relu") -> None:
         super().__init__()
@@ -81,21 +94,103 @@ class BiasAct(nn.Module):
         return f"{self.bias.numel()}, act={self.act}"
 
 
-def without_kernels(network: nn.Module) -> nn.Module:
-    """Let every layer of `network` compute in plain PyTorch; returns `network`."""
-    for layer in network.modules():
-        if isinstance(layer, BiasAct):
-            layer.backend = "reference"
-    return network
+NORMS: dict[str, tuple[str, int | None]] = {
+    "batch": ("batch", None),
+    "layer": ("group", 1),
+    "instance": ("instance", None),
+}
+"""The norms by the names they have in networks: `norm` and `groups` of `dgan_kernels.norm_act`."""
 
 
-class Resample(nn.Module):
+class NormAct(Fused):
+    """A norm with a learned scale and shift a channel, then an activation, in one kernel.
+
+    Args:
+        channels: C of the input `[N, C, ...]`.
+        norm: one of `NORMS`: `batch`, over the global batch; `layer`, over all of a sample, as
+            Gulrajani et al. 2017 take it in a convolutional critic; `instance`, over each channel
+            of a sample.
+        act: an activation of `dgan_kernels.norm_act`.
+
+    Batch statistics are shared by `process_group`, which is set from outside by whoever spreads the
+    network over ranks; the layer itself does not know. Every rank must hold the same number of
+    samples. Limits: statistics are those of one micro-batch when gradients are accumulated.
+
+    Raises:
+        ValueError: there is no such norm.
+    """
+
+    momentum, eps = 0.1, 1e-5
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, norm: str, act: str = "linear") -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"norm {norm!r} is not known: choose from {', '.join(NORMS)}")
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.norm, self.act = norm, act
+        self.process_group: dist.ProcessGroup | None = None
+        if norm == "batch":
+            self.register_buffer("running_mean", torch.zeros(channels))
+            self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C, ...]` → the same shape; in training, `batch` uses and records the batch's own."""
+        if self.norm == "batch" and not self.training:
+            return self._with_running_statistics(x)
+        if self.norm == "batch":
+            self._record(x.detach())
+        over, groups = NORMS[self.norm]
+        affine = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return norm_act(
+            x, *affine, norm=over, groups=groups, act=self.act, eps=self.eps,
+            process_group=self.process_group if self.norm == "batch" else None,
+            backend=self.backend,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        """Shown by `print(network)`."""
+        return f"{self.bias.numel()}, norm={self.norm}, act={self.act}"
+
+    def _with_running_statistics(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        scaled = (x * scale.view(-1, *[1] * (x.ndim - 2))).to(x.dtype)
+        return bias_act(scaled, shift.to(x.dtype), act=self.act, backend=self.backend)
+
+    @torch.no_grad()
+    def _record(self, x: Tensor) -> None:
+        """Let the running statistics follow those of the global batch `[N, C, ...]`."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        variance, mean = torch.var_mean(x.to(wide).transpose(0, 1).flatten(1), 1, correction=0)
+        count = x.numel() // x.shape[1]
+        if self.process_group is not None and self.process_group.size() > 1:
+            ranks = self.process_group.size()
+            own = mean
+            mean = self._over_ranks(own) / ranks
+            # The spread within ranks and between them: E[x²] − E[x]² would cancel.
+            variance = self._over_ranks(variance + (own - mean).square()) / ranks
+            count *= ranks
+        unbiased = variance * (count / max(count - 1, 1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+    def _over_ranks(self, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total, group=self.process_group)
+        return total
+
+
+class Resample(Fused):
     """Twice or half the resolution, through [1, 2, 1] smoothing with zeros outside the image.
 
     Up is nearest neighbours, then [1, 2, 1]/4: [1, 3, 3, 1]/4 a side. Down is its adjoint, up to
-    scale: smoothing, then 2×2 means. Both are one banded matrix applied to rows and to columns:
-    for the sizes of these networks two matrix products beat a depthwise convolution, and their
-    derivatives of every order are matrix products again.
+    scale: smoothing, then 2×2 means. On a GPU that is `upfirdn2d`, one pass over memory. In plain
+    PyTorch it is one banded matrix applied to rows and to columns: for the sizes of these networks
+    two matrix products beat a depthwise convolution on a CPU, and their derivatives of every order
+    are matrix products again.
 
     Args:
         size: height and width of the input.
@@ -103,94 +198,25 @@ class Resample(nn.Module):
     """
 
     matrix: Tensor
+    taps: Tensor
 
     def __init__(self, size: int, *, up: bool) -> None:
         super().__init__()
+        self.up = up
         small, large = (size, 2 * size) if up else (size // 2, size)
         # Pixel j of the large image lies at (j + ½)/2 − ½ of the small one's grid.
         distance = (torch.arange(large) / 2 - 0.25)[:, None] - torch.arange(small)[None]
         triangle = (1 - distance.abs()).clamp(min=0)
         self.register_buffer("matrix", triangle if up else triangle.T / 2, persistent=False)
+        self.register_buffer("taps", torch.tensor(TAPS), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, size, size]` → `[N, C, 2·size, 2·size]` or `[N, C, size/2, size/2]`."""
+        if x.is_cuda and self.backend != "reference":
+            resample = upsample2d if self.up else downsample2d
+            return resample(x, self.taps.float(), backend=self.backend)
         matrix = self.matrix.to(x.dtype)
         return matrix @ (x @ matrix.T)
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation over the global batch: statistics are shared by `process_group`.
-
-    As `nn.BatchNorm2d`, with per-channel statistics of `[N, C, ...]`. The group is set from
-    outside by whoever spreads the network over ranks; the layer itself does not know. Every rank
-    must hold the same number of samples. Limits: statistics are those of one micro-batch when
-    gradients are accumulated.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-        self.momentum, self.eps = momentum, eps
-        self.process_group: dist.ProcessGroup | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, ...]` → the same shape; training mode uses and records the batch's statistics."""
-        mean, variance = self._statistics(x) if self.training else self._running(x)
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
-
-    def _running(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.running_mean, self.running_var
-
-    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        dims = [d for d in range(x.ndim) if d != 1]
-        values = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = self._over_ranks(values.mean(dims))
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        # Centred: E[x²] − E[x]² would cancel.
-        variance = self._over_ranks((values - mean.view(shape)).square().mean(dims))
-        count = x.numel() // x.shape[1] * self._ranks
-        with torch.no_grad():
-            unbiased = variance * (count / max(count - 1, 1))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-        return mean, variance
-
-    @property
-    def _ranks(self) -> int:
-        return 1 if self.process_group is None else self.process_group.size()
-
-    def _over_ranks(self, value: Tensor) -> Tensor:
-        if self.process_group is None or self._ranks == 1:
-            return value
-        return _SumOverRanks.apply(value, self.process_group) / self._ranks
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """The sum over ranks is its own derivative, of every order and in both modes."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        total = value.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return _SumOverRanks.apply(grad_outputs[0], ctx.group), None
-
-    @staticmethod
-    def jvp(ctx: Any, *grad_inputs: Any) -> Tensor:
-        return _SumOverRanks.apply(grad_inputs[0], ctx.group)
 
 
 def stages_of(resolution: int, widths: tuple[int, ...], name: str) -> list[tuple[int, int]]:

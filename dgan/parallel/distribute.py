@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from dgan.networks.layers import BatchNorm
+from dgan.networks.layers import NormAct
 from dgan.parallel.layout import Layout
 from dgan.parallel.recompute import recompute
 from dgan.parallel.replicas import DDPReplica, FSDPReplica, Replica
@@ -22,7 +22,7 @@ def distribute(
     layout.check(world)
     module = module.to(world.device, world.dtype)
     for part in module.modules():
-        if isinstance(part, BatchNorm):
+        if isinstance(part, NormAct):
             part.process_group = world.mesh.get_group()
     if layout.activation_checkpointing:
         recompute(module)

@@ -144,7 +144,7 @@ class DDPReplica(Replica):
 
     def __init__(self, module: nn.Module, world: World) -> None:
         super().__init__(module, world)
-        # Statistics are shared inside BatchNorm: buffers agree without a broadcast.
+        # Statistics are shared inside `NormAct`: buffers agree without a broadcast.
         with warnings.catch_warnings():
             # torch 2.13 renames the argument, torch 2.11 does not know the new name.
             warnings.simplefilter("ignore", FutureWarning)

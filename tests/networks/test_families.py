@@ -10,18 +10,20 @@ from torch import Tensor, nn
 
 from dgan.networks import FAMILIES, build, default_options
 from dgan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
-from dgan.networks.layers import BatchNorm
+from dgan.networks.layers import NormAct
 from dgan.networks.mlp import MLPDiscriminator, MLPGenerator
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "dcgan": {"widths": (8, 6)},
     "mlp": {"widths": (16, 12)},
     "r3gan": {"widths": (8, 6, 4), "blocks": (1, 1, 1), "groups": (4, 3, 2)},
+    "stylegan2": {"widths": (8, 6, 4)},
 }
 LARGE: dict[str, dict[str, Any]] = {
     "dcgan": {"widths": (512, 256, 128)},
     "mlp": {"widths": (4096, 4096)},
     "r3gan": {"widths": (256,) * 4, "blocks": (2,) * 4, "groups": (32,) * 4},
+    "stylegan2": {"widths": (256,) * 4},
 }
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -31,15 +33,16 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def scrambled(network: nn.Module) -> nn.Module:
-    """Give every parameter, zero ones too, a random value."""
+    """Move every parameter, those that start at zero too."""
     network.double()
     for seed, parameter in enumerate(network.parameters()):
-        parameter.data = 0.5 * numbers(*parameter.shape, seed=seed)
+        parameter.data = parameter + 0.5 * numbers(*parameter.shape, seed=seed)
     return network
 
 
 def pair(family: str, classes: int = 0, **options: Any) -> tuple[nn.Module, nn.Module]:
     """A generator and a discriminator of 16×16 images, with weights that are nowhere zero."""
+    torch.manual_seed(0)
     sizes = {"resolution": 16, "channels": 3, "classes": classes, **OPTIONS[family]}
     generator = FAMILIES[family]["generator"](z_dim=5, **sizes)
     return scrambled(generator), scrambled(FAMILIES[family]["discriminator"](**sizes, **options))
@@ -63,11 +66,16 @@ def test_shapes_and_conditions(family: str, classes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "options"), [*((f, {}) for f in FAMILIES), ("dcgan", {"normalize": False})]
+    ("family", "options"),
+    [
+        *((family, {}) for family in FAMILIES),
+        *(("dcgan", {"norm": norm}) for norm in ("none", "layer", "instance")),
+        ("stylegan2", {"group_size": 1}),
+    ],
 )
 def test_coupled_samples_are_declared(family: str, options: dict[str, Any]) -> None:
     generator, discriminator = pair(family, **options)
-    z, x = numbers(3, 5), numbers(3, 3, 16, 16)
+    z, x = numbers(4, 5), numbers(4, 3, 16, 16)
     for network, inputs in ((generator, z), (discriminator, x)):
         other = torch.cat([inputs[:1], 2 * inputs[1:] + 1])
         same = torch.allclose(network(inputs)[0], network(other)[0], rtol=1e-9, atol=1e-12)
@@ -149,9 +157,9 @@ def test_dcgan_formula() -> None:
 
     w = dict(discriminator.named_parameters())
     x = F.conv2d(images, w["stages.0.0.weight"], stride=2, padding=1)
-    x = F.leaky_relu(x + w["stages.0.2.bias"][:, None, None], 0.2)  # the first is not normalised
+    x = F.leaky_relu(x + w["stages.0.1.bias"][:, None, None], 0.2)  # the first is not normalised
     x = F.conv2d(x, w["stages.1.0.weight"], stride=2, padding=1)
-    x = norm(x, "stages.1.1", w) + w["stages.1.2.bias"][:, None, None]
+    x = norm(x, "stages.1.1", w)
     x = F.conv2d(F.leaky_relu(x, 0.2), w["features.weight"], w["features.bias"])
     expected = (x.flatten(1) * w["embedding.weight"][labels]).sum(1)
     torch.testing.assert_close(discriminator(images, labels), expected, **EXACT)
@@ -166,8 +174,10 @@ def test_dcgan_starts_as_published() -> None:
             tolerance = 4 / (2 * weight.numel()) ** 0.5
             assert weight.std().item() == pytest.approx(0.02, rel=tolerance)
         assert len(weights) == 3
-    plain = DCGANDiscriminator(**sizes, normalize=False)
-    assert not any(isinstance(m, BatchNorm) for m in plain.modules())
+    plain = DCGANDiscriminator(**sizes, norm="none")
+    assert not any(isinstance(m, NormAct) for m in plain.modules())
+    with pytest.raises(ValueError, match="norm 'bach' is not known: choose from none, batch"):
+        DCGANDiscriminator(**sizes, norm="bach")
 
 
 def test_mlp_starts_with_a_scale_that_depth_keeps() -> None:
@@ -247,7 +257,7 @@ def test_networks_by_import_path() -> None:
     ("network", "options", "message"),
     [
         ("r3gam", {}, r"--generator.network 'r3gam' .*did you mean 'r3gan'\?.*import path"),
-        ("xyz", {}, r"choose from dcgan, mlp, r3gan"),
+        ("xyz", {}, r"choose from dcgan, mlp, r3gan, stylegan2"),
         ("mlp", {"width": (3,)}, r"mlp takes no 'width'; did you mean 'widths'\?"),
         ("mlp", {"foo": 3}, r"'foo'; it takes resolution, channels, classes, z_dim, widths"),
         ("r3gan", {}, r"--generator.network r3gan: .*missing .*'widths'"),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from ranks import run_ranks
 from torch import Tensor, nn
 
-from dgan.networks.layers import BatchNorm, BiasAct, Conv2d, Embedding, Linear, Resample
+from dgan.networks.layers import BiasAct, Conv2d, Embedding, Linear, NormAct, Resample
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -85,8 +85,8 @@ def penalised(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in results.items()}
 
 
-def batch_norm(kind: type[nn.Module]) -> nn.Module:
-    layer = kind(3).double()
+def filled(layer: nn.Module) -> nn.Module:
+    layer = layer.double()
     layer.weight.data = numbers(3, seed=8)
     layer.bias.data = numbers(3, seed=9)
     return layer
@@ -95,8 +95,8 @@ def batch_norm(kind: type[nn.Module]) -> nn.Module:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(6, 3), (4, 3, 2, 5)])
 def test_batch_norm_equals_torchs(shape: tuple[int, ...], training: bool) -> None:
-    ours = batch_norm(BatchNorm)
-    theirs = batch_norm(nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d)
+    ours = filled(NormAct(3, "batch"))
+    theirs = filled(nn.BatchNorm1d(3) if len(shape) == 2 else nn.BatchNorm2d(3))
     for seed in range(3):  # running statistics that are not those of the next batch
         x = 3 * numbers(*shape, seed=seed) + 2
         torch.testing.assert_close(ours(x), theirs(x), **EXACT)
@@ -110,15 +110,39 @@ def test_batch_norm_equals_torchs(shape: tuple[int, ...], training: bool) -> Non
         torch.testing.assert_close(results[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("act", ["relu", "leaky_relu"])
+@pytest.mark.parametrize("norm", ["batch", "layer", "instance"])
+@pytest.mark.parametrize("training", [True, False])
+def test_norm_and_activation_equal_torchs(norm: str, act: str, training: bool) -> None:
+    ours = filled(NormAct(3, norm, act=act)).train(training)
+    theirs = {
+        "batch": nn.BatchNorm2d(3),
+        "layer": nn.GroupNorm(1, 3),
+        "instance": nn.InstanceNorm2d(3, affine=True),
+    }
+    slope = 0.2 if act == "leaky_relu" else 0.0
+    expected = nn.Sequential(filled(theirs[norm]), nn.LeakyReLU(slope)).train(training)
+    x = 3 * numbers(4, 3, 2, 5) + 2
+    wanted, results = penalised(expected, x), penalised(ours, x)
+    for name, value in wanted.items():
+        found = results[name.replace("d_0.", "d_")]
+        torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_unknown_norms_are_named() -> None:
+    with pytest.raises(ValueError, match="norm 'bach' is not known: choose from batch, layer"):
+        NormAct(3, "bach")
+
+
 def test_batch_norm_of_a_distant_mean_does_not_cancel() -> None:
     x = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 1e4
     # float32 holds x itself to 2⁻¹⁴ here; E[x²] − E[x]² would be wrong by 10.
     expected = nn.BatchNorm2d(3).double()(x.double()).float()
-    torch.testing.assert_close(BatchNorm(3)(x), expected, rtol=0, atol=4e-3)
+    torch.testing.assert_close(NormAct(3, "batch")(x), expected, rtol=0, atol=4e-3)
 
 
 def test_batch_norm_keeps_statistics_of_half_precision_in_float32() -> None:
-    layer = BatchNorm(3)
+    layer = NormAct(3, "batch")
     x = (torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 3).bfloat16()
     y = layer(x)
     assert y.dtype == torch.bfloat16
@@ -132,7 +156,7 @@ X = 3 * numbers(8, 3, 2, 2, seed=1) + 2
 
 def half_of_the_batch() -> dict[str, Tensor]:
     dist.init_process_group("gloo")
-    layer = batch_norm(BatchNorm)
+    layer = filled(NormAct(3, "batch"))
     layer.process_group = dist.group.WORLD
     mine = X.chunk(2)[dist.get_rank()]
     results = penalised(layer, mine)
@@ -142,7 +166,7 @@ def half_of_the_batch() -> dict[str, Tensor]:
 
 
 def test_batch_norm_over_two_ranks_equals_the_whole_batch() -> None:
-    layer = batch_norm(BatchNorm)
+    layer = filled(NormAct(3, "batch"))
     expected = penalised(layer, X)
     expected |= dict(layer.named_buffers())
     first, second = run_ranks(2, half_of_the_batch)

@@ -94,7 +94,10 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "r3gan": ("r3gan", {"widths": (6, 4, 2), "blocks": (1, 2, 1), "groups": (3, 2, 1)}),
     "mlp": ("mlp", {"widths": (9, 8)}),
     "coupled": ("dcgan", {"widths": (6, 4)}),
-    "uncoupled": ("dcgan", {"widths": (6, 4), "normalize": False}),
+    "uncoupled": ("dcgan", {"widths": (6, 4), "norm": "none"}),
+    "layer norm": ("dcgan", {"widths": (6, 4), "norm": "layer"}),
+    "instance norm": ("dcgan", {"widths": (6, 4), "norm": "instance"}),
+    "stylegan2": ("stylegan2", {"widths": (6, 4, 2), "group_size": 2}),
 }
 
 

@@ -1,0 +1,83 @@
+"""Layers of equalised learning rate (Karras et al. 2018, section 4.1).
+
+Weights are N(0, 1) until they are used, where a constant gives them their scale: an optimizer that
+moves every weight equally far then moves all layers at one relative pace.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgan.networks.layers import TAPS, Fused
+from dgan_kernels import bias_act, downsample2d, upfirdn2d
+
+GAINS = {"leaky_relu": math.sqrt(2), "linear": 1.0}
+"""After an activation, keeps the variance."""
+
+
+class EqualizedLinear(Fused):
+    """An activated linear map; its weights learn at `rate` times the pace of the others."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        act: str = "linear",
+        rate: float = 1.0,
+        bias: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
+        self.act, self.rate = act, rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, inputs]` → `[N, outputs]`."""
+        x = F.linear(x, self.weight * (self.rate / math.sqrt(self.weight.shape[1])))
+        bias = (self.bias * self.rate).to(x.dtype)
+        return bias_act(x, bias, act=self.act, gain=GAINS[self.act], backend=self.backend)
+
+
+class EqualizedConv2d(Fused):
+    """An activated convolution, its weights N(0, 1) until they are used.
+
+    `down` halves the resolution, through [1, 3, 3, 1] smoothing. `gain` is a further factor.
+    """
+
+    taps: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int,
+        *,
+        down: bool = False,
+        act: str = "leaky_relu",
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if act != "linear" else None
+        self.register_buffer("taps", torch.tensor(TAPS), persistent=False)
+        self.down, self.act, self.gain = down, act, gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, inputs, H, W]` → `[N, outputs, H, W]`, or half as high and wide."""
+        weight = self.weight / math.sqrt(self.weight[0].numel())
+        size = weight.shape[-1]
+        if not self.down:
+            x = F.conv2d(x, weight, padding=size // 2)
+        elif size == 1:
+            x = F.conv2d(downsample2d(x, self.taps.float(), backend=self.backend), weight)
+        else:
+            # What centres the result of the filter and of the stride, beside the convolution's own.
+            around = size // 2 + 1
+            smooth = upfirdn2d(x, self.taps.float(), padding=around, backend=self.backend)
+            x = F.conv2d(smooth, weight, stride=2)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        gain = self.gain * GAINS[self.act]
+        return bias_act(x, bias, act=self.act, gain=gain, backend=self.backend)
