@@ -1,49 +1,84 @@
 """Checkpoints: everything a run is, written beside the training, whole or not at all.
 
 A checkpoint is a folder `step-000001000/` of torch.distributed.checkpoint files (each rank writes
-its shards) and `facts.json`. It is written under another name and renamed when complete, so that
-whatever has the right name can be read.
+its shards), `facts.json`, and `digests.json` with the size and SHA-256 of all of them. It is
+written under another name and renamed when complete, and compared with its digests when it is read.
 """
 
 import json
 import os
 import shutil
-import warnings
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from uuid import uuid4
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from dgan.parallel.pieces import LoadPlanner, Piece, SavePlanner
+from dgan.parallel.pieces import SavePlanner
 from dgan.parallel.replicas import State
+from dgan.parallel.staging import Staging
+from dgan.parallel.storage import Digest, Writer, digest_of, write_digests
 from dgan.parallel.world import World
+from dgan.stored import (
+    FACTS,
+    FORMAT,
+    DamagedCheckpoint,
+    best,
+    candidates,
+    causes,
+    complete,
+    latest,
+    load,
+    load_newest,
+)
 
-FACTS = "facts.json"
+__all__ = ["Checkpoints", "DamagedCheckpoint", "best", "complete", "latest", "load", "load_newest"]
+
+FINISH_S = 60.0
+"""How long a run that fails waits for the checkpoint that is being written."""
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
+    As a context: a run that fails still finishes the checkpoint that is being written.
+
     Args:
         directory: holds the checkpoints; made when needed.
         keep: how many of the newest are kept.
+        keep_best: how many of those with the lowest FID are kept besides.
         world: every rank calls every method, in the same order.
+        confirm: called on the first rank before a checkpoint is published; raises `OSError` if
+            the directory is no longer this run's.
     """
 
-    def __init__(self, directory: Path, *, keep: int, world: World) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int,
+        keep_best: int = 0,
+        world: World,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> None:
         self.directory = directory
         self.keep = keep
+        self.keep_best = keep_best
         self.world = world
+        self.confirm = confirm
         # Written from a thread of its own: its exchanges must not mix with the loop's.
         group = dist.new_group(backend="gloo")
         assert isinstance(group, dist.ProcessGroup)
         self._group = group
-        self._pending: tuple[int, Future[Any], dict[str, Any]] | None = None
+        self._staging = Staging()
+        # A process of an earlier attempt that still writes must not write into our folders.
+        self._attempt = world.gather(uuid4().hex[:8])[0]
+        self._pending: tuple[int, Future[Any]] | None = None
         self._problem: str | None = None
         if world.is_first:
             directory.mkdir(parents=True, exist_ok=True)
@@ -52,29 +87,31 @@ class Checkpoints:
         world.barrier()
 
     def save(self, step: int, tensors: State, facts: dict[str, Any]) -> None:
-        """Copy `tensors` (sharded or not) and write them in the background.
+        """Copy `tensors` (sharded or not), and write and publish them in the background.
 
-        Waits for the previous save first.
+        Waits for the previous save first. `facts` go into JSON; `facts["scores"]["fid"]`, if there
+        is one, is what the best are chosen by.
 
         Raises:
             OSError: the previous one could not be written.
         """
         self.wait()
-        # Staging may alias tensors that are on the CPU already, and training goes on.
-        staged = {name: _staged(tensor) for name, tensor in tensors.items()}
+        facts = {"step": step, "format": FORMAT, **facts}
+        writer = Writer(
+            self._temporary(step),
+            self._staging,
+            lambda digests: self._publish(step, facts, digests),
+        )
         future = dcp.async_save(
-            staged,
-            checkpoint_id=self._temporary(step),
-            planner=SavePlanner(),
-            process_group=self._group,
+            dict(tensors), storage_writer=writer, planner=SavePlanner(), process_group=self._group
         )
         assert isinstance(future, Future)
-        self._pending = (step, future, facts)
+        self._pending = (step, future)
 
     def poll(self) -> None:
-        """Publish the checkpoint under way if it is complete; does not wait, or talk to others."""
+        """Notice that the checkpoint under way is done; does not wait, or talk to others."""
         if self._pending is not None and self._pending[1].done():
-            self._publish()
+            self._finish()
 
     @property
     def failed(self) -> bool:
@@ -88,7 +125,7 @@ class Checkpoints:
             OSError: on every rank; it could not be written. The ones before it are as they were.
         """
         if self._pending is not None:
-            self._publish()
+            self._finish()
         problem, self._problem = self._problem, None
         if problems := [found for found in self.world.gather(problem) if found]:
             raise OSError(problems[0])
@@ -97,23 +134,50 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return latest(self.directory)
 
-    def _publish(self) -> None:
-        assert self._pending is not None
-        step, future, facts = self._pending
-        self._pending = None
+    def restore(self, tensors: State, say: Callable[[str], None]) -> tuple[Path, dict] | None:
+        """Read the newest good checkpoint into `tensors`; see `load_newest`.
+
+        Damaged ones that are newer are kept under another name: the run makes those steps again.
+
+        Returns:
+            Its path and facts; None if there is no checkpoint.
+        """
+        # One rank looks: on a shared file system others may see an older state.
+        found = self.world.gather(candidates(self.directory) if self.world.is_first else None)[0]
+        if not found:
+            return None
+        path, facts = load_newest(found, tensors, distributed=True, warn=say)
+        if self.world.is_first:
+            for damaged in found[found.index(path) + 1 :]:
+                damaged.rename(_free_name(damaged.with_name(f"damaged-{damaged.name}")))
+        self.world.barrier()
+        return path, facts
+
+    def _publish(self, step: int, facts: dict[str, Any], digests: dict[str, Digest]) -> None:
+        """On the first rank, in the thread that writes, when all ranks have written."""
         temporary, final = self._temporary(step), self.directory / f"step-{step:09d}"
+        (temporary / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+        write_digests(temporary, {**digests, FACTS: digest_of(temporary / FACTS)})
+        _sync(temporary)
+        self.confirm()
+        aside = [self._aside(final)] if final.is_dir() else []
+        temporary.rename(final)
+        _sync(self.directory)
+        found = complete(self.directory)
+        spare = {*found} - {*found[-self.keep :]} - {*best(found, self.keep_best)}
+        for old in [*aside, *map(self._aside, spare)]:
+            shutil.rmtree(old)
+
+    def _aside(self, path: Path) -> Path:
+        """Deleting takes steps: what is cut off in between must not look whole."""
+        return path.rename(self.directory / f".tmp-{self._attempt}-old-{path.name}")
+
+    def _finish(self) -> None:
+        assert self._pending is not None
+        step, future = self._pending
+        self._pending = None
         try:
             future.result()
-            if self.world.is_first:
-                (temporary / FACTS).write_text(json.dumps({"step": step, **facts}, indent=1) + "\n")
-                _sync(temporary)
-                if final.exists():
-                    shutil.rmtree(final)
-                temporary.rename(final)
-                _sync(self.directory)
-                for old in complete(self.directory)[: -self.keep]:
-                    # Deleting takes steps: what is cut off in between must not look whole.
-                    shutil.rmtree(old.rename(self.directory / f".tmp-{old.name}"))
         except (CheckpointException, OSError, RuntimeError) as error:
             self._problem = self._failure(step, error)
 
@@ -122,71 +186,29 @@ class Checkpoints:
         if self.world.is_first:
             shutil.rmtree(self._temporary(step), ignore_errors=True)
         last = self.latest()
-        causes = error.failures.values() if isinstance(error, CheckpointException) else [error]
-        cause = "; ".join(sorted({str(getattr(c, "exc_value", c) or c) for c in causes}))
         return (
-            f"the checkpoint of step {step} could not be written to {self.directory}: {cause} "
-            f"({free / 2**20:.0f} MiB of disk were left). "
+            f"the checkpoint of step {step} could not be written to {self.directory}: "
+            f"{causes(error)} ({free / 2**20:.0f} MiB of disk were left). "
             + (f"{last.name} is intact" if last else "There is no earlier checkpoint")
             + ": make room and run the same command again to go on from there"
         )
 
     def _temporary(self, step: int) -> Path:
-        return self.directory / f".tmp-step-{step:09d}"
+        return self.directory / f".tmp-{self._attempt}-step-{step:09d}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pending is not None:
+            # Ranks may fail one by one: what needs all of them to agree is not possible here.
+            with suppress(TimeoutError):
+                self._pending[1].exception(FINISH_S)
 
 
-def complete(directory: Path) -> list[Path]:
-    """All complete checkpoints under `directory`, oldest first."""
-    return sorted(path for path in directory.glob("step-*") if (path / FACTS).is_file())
-
-
-def latest(directory: Path) -> Path | None:
-    """The newest complete checkpoint under `directory`, if there is one."""
-    found = complete(directory)
-    return found[-1] if found else None
-
-
-def load(path: Path, tensors: State, *, distributed: bool) -> dict[str, Any]:
-    """Read a checkpoint into `tensors`, whatever world size or sharding wrote it.
-
-    Args:
-        path: of a complete checkpoint.
-        tensors: what to read, filled in place; others in the checkpoint are left.
-        distributed: every rank calls this together, or one process reads alone.
-
-    Returns:
-        The facts stored beside it.
-
-    Raises:
-        ValueError: a tensor is missing or of another shape: the networks are not those that
-            wrote the checkpoint.
-    """
-    facts = json.loads((path / FACTS).read_text())
-    _compare(path, tensors)
-    with warnings.catch_warnings():
-        # One process that reads alone is what was asked for.
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.load(tensors, checkpoint_id=path, planner=LoadPlanner(), no_dist=not distributed)
-    return facts
-
-
-def _staged(tensor: Tensor | Piece) -> Tensor | Piece:
-    if isinstance(tensor, Piece):
-        return tensor.staged()
-    return tensor.clone() if tensor.device.type == "cpu" else tensor
-
-
-def _compare(path: Path, tensors: State) -> None:
-    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    for name, tensor in tensors.items():
-        if name not in stored:
-            raise ValueError(f"{path} holds no {name!r}: it was written by other networks")
-        size = getattr(stored[name], "size", None)
-        if size is not None and size != torch.Size(tensor.shape):
-            raise ValueError(
-                f"{path}: {name} is {tuple(size)}, the recipe's network has "
-                f"{tuple(tensor.shape)}: was it made with other options?"
-            )
+def _free_name(path: Path) -> Path:
+    names = (path, *(path.with_name(f"{path.name}-{n}") for n in range(2, 1000)))
+    return next(name for name in names if not name.exists())
 
 
 def _sync(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The commands of `dgan` besides training: each function is one, its arguments are flags."""
 
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -24,7 +25,7 @@ def sample(
     seed: int = 0,
     label: int | None = None,
     truncation: float = 0.0,
-    step: int | None = None,
+    step: int | Literal["best"] | None = None,
 ) -> None:
     """Draw samples from a run's averaged generator.
 
@@ -35,7 +36,7 @@ def sample(
         seed: of the latents; sample i of a seed is the same whatever the count.
         label: one class for all; without it, a conditional generator's classes take turns.
         truncation: redraw latent components beyond ± this; 0 leaves them.
-        step: of another checkpoint than the newest.
+        step: of another checkpoint than the newest, or `best`: the one with the lowest FID.
     """
     import torch
 
@@ -82,7 +83,7 @@ def evaluate(
     samples: int | None = None,
     features: str | None = None,
     shards: str | None = None,
-    step: int | None = None,
+    step: int | Literal["best"] | None = None,
 ) -> None:
     """Score a run's averaged generator: FID, and the classes it covers.
 
@@ -91,7 +92,7 @@ def evaluate(
         samples: how many to generate; by default as the recipe says.
         features: what to compare in; by default as the recipe says.
         shards: the real images; by default those it was trained on.
-        step: of another checkpoint than the newest.
+        step: of another checkpoint than the newest, or `best`: the one with the lowest FID.
     """
     import json
 
@@ -138,13 +139,15 @@ def evaluate(
             )
 
 
-def export(run: Given[Path], out: Given[Path], /, *, step: int | None = None) -> None:
+def export(
+    run: Given[Path], out: Given[Path], /, *, step: int | Literal["best"] | None = None
+) -> None:
     """Write a run's averaged generator as safetensors, with a JSON that rebuilds it.
 
     Args:
         run: the run's directory.
         out: a new folder; `dgan.load_generator(out)` reads it.
-        step: of another checkpoint than the newest.
+        step: of another checkpoint than the newest, or `best`: the one with the lowest FID.
     """
     import dgan
     from dgan.build import network_arguments

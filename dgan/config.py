@@ -28,7 +28,7 @@ class Player:
     """A network and how it is optimised (Adam)."""
 
     network: str
-    """A family (`r3gan`, `stylegan2`, `dcgan`, `mlp`) or an import path, `mypackage.models:MyNet`."""
+    """A family (`dgan.networks.FAMILIES`) or an import path, `mypackage.models:MyNet`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the network's constructor."""
     learning_rate: Cosine = field(default_factory=lambda: constant(2e-4))
@@ -135,6 +135,10 @@ class Checkpoint:
 
     every: int = 1000
     keep: int = 3
+    """How many of the newest are kept."""
+    keep_best: int = 1
+    """And of those with the lowest FID, where `evaluation.every` meets `every`; GANs may get worse
+    again. `--step best` of `dgan sample`, `evaluate` and `export` takes the best that is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +220,7 @@ def validate(recipe: Recipe) -> None:
         "parallel.reshard_within": (recipe.parallel.reshard_within, 0),
         "checkpoint.every": (recipe.checkpoint.every, 1),
         "checkpoint.keep": (recipe.checkpoint.keep, 1),
+        "checkpoint.keep_best": (recipe.checkpoint.keep_best, 0),
         "samples.every": (recipe.samples.every, 1),
         "samples.count": (recipe.samples.count, 1),
         "evaluation.every": (recipe.evaluation.every, -1),

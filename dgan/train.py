@@ -7,16 +7,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import dgan
 from dgan.build import build_evaluator, build_players, open_run, open_stream, pace
-from dgan.checkpoint import Checkpoints, load
+from dgan.checkpoint import Checkpoints
 from dgan.config import Recipe, validate
 from dgan.data import ShardStream
 from dgan.draws import Draws
 from dgan.evaluation import Evaluator, to_uint8
+from dgan.lock import hold
 from dgan.parallel.world import World, launch
 from dgan.run import Run, StopSignal
 from dgan.step import Batch, Players, adversarial_step, prepare
@@ -44,12 +46,18 @@ def train(recipe: Recipe) -> str | None:
             stall_minutes=recipe.run.stall_minutes,
         ) as world,
         open_stream(recipe, world) as stream,
+        hold(recipe.directory, world) as confirm,
         open_run(recipe, world) as run,
         StopSignal() as stop,
+        Checkpoints(
+            run.directory / "checkpoints",
+            keep=recipe.checkpoint.keep,
+            keep_best=recipe.checkpoint.keep_best,
+            world=world,
+            confirm=confirm,
+        ) as checkpoints,
     ):
         players = build_players(recipe, world)
-        folder = run.directory / "checkpoints"
-        checkpoints = Checkpoints(folder, keep=recipe.checkpoint.keep, world=world)
         start = restore(checkpoints, players, stream, run)
         run.open(start)
         evaluator = build_evaluator(recipe, stream, world, run)
@@ -69,13 +77,14 @@ def train(recipe: Recipe) -> str | None:
                 run.status(step, metrics | skipped(stream, run, world))
             if due(step, recipe.samples.every) or last:
                 show(players, recipe, world, run, step)
+            scores = {}
             if due(step, recipe.evaluation.every) or last:
-                evaluate(evaluator, players, run, step)
+                scores = evaluate(evaluator, players, run, step)
             world.at("checkpoint")
             # Of the signals that ranks received, the same one on all of them.
             asked, failed = world.largest(stop.received, checkpoints.failed)
             if due(step, recipe.checkpoint.every) or last or asked or failed:
-                facts = {"stream": stream.state_dict(), "dgan": dgan.__version__}
+                facts = {"stream": stream.state_dict(), "scores": scores, "dgan": dgan.__version__}
                 checkpoints.save(step, players.state(), facts)
             checkpoints.poll()
             if asked or failed:
@@ -104,14 +113,14 @@ def due(step: int, every: int) -> bool:
 
 
 def restore(checkpoints: Checkpoints, players: Players, stream: ShardStream, run: Run) -> int:
-    """Load the newest checkpoint, if there is one; the step it was taken at, or 0."""
-    newest = checkpoints.latest()
-    if newest is None:
+    """Load the newest good checkpoint, if there is one; the step it was taken at, or 0."""
+    found = checkpoints.restore(players.state(), run.say)
+    if found is None:
         return 0
-    facts = load(newest, players.state(), distributed=True)
+    path, facts = found
     players.loaded()
     stream.load_state_dict(facts["stream"])
-    run.say(f"going on from {newest}")
+    run.say(f"going on from {path}")
     return int(facts["step"])
 
 
@@ -171,10 +180,10 @@ def first_images(stream: ShardStream, count: int) -> torch.Tensor:
     return found
 
 
-def evaluate(evaluator: Evaluator | None, players: Players, run: Run, step: int) -> None:
-    """Score the averaged generator, and record what came out."""
+def evaluate(evaluator: Evaluator | None, players: Players, run: Run, step: int) -> dict[str, Any]:
+    """Score the averaged generator, record what came out, and return it."""
     if evaluator is None:
-        return
+        return {}
     world = evaluator.world
     world.at("evaluation")
     with players.average.network() as network:
@@ -187,6 +196,7 @@ def evaluate(evaluator: Evaluator | None, players: Players, run: Run, step: int)
     run.record(step, scores)
     numbers = {key: value for key, value in scores.items() if isinstance(value, float)}
     run.say(f"step {step}  " + "  ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
+    return scores
 
 
 def skipped(stream: ShardStream, run: Run, world: World) -> dict[str, float]:

@@ -1,14 +1,16 @@
 """What a run has trained, read from its directory."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
 from dgan.build import build_network, latent_size
-from dgan.checkpoint import complete, load
 from dgan.config import Recipe
 from dgan.recipe_file import from_toml
+from dgan.stored import best, candidates, load_newest
 
 
 @dataclass(frozen=True)
@@ -21,29 +23,48 @@ class TrainedGenerator:
     step: int
 
 
-def load_run(directory: Path, step: int | None = None) -> TrainedGenerator:
-    """The averaged generator of a run's newest checkpoint.
+Step = int | Literal["best"] | None
+"""Which checkpoint: of that step, the one with the lowest FID, or the newest good one."""
+
+
+def load_run(directory: Path, step: Step = None) -> TrainedGenerator:
+    """The averaged generator of one of a run's checkpoints.
 
     Args:
         directory: of the run.
-        step: of another checkpoint than the newest.
+        step: which checkpoint.
 
     Raises:
         FileNotFoundError: there is no run, or no such checkpoint.
+        dgan.checkpoint.DamagedCheckpoint: it is damaged; or all are, where the newest is asked for.
     """
     recipe = from_toml(directory / "recipe.toml")
-    found = {int(path.name[5:]): path for path in complete(directory / "checkpoints")}
-    if not found:
-        raise FileNotFoundError(f"{directory} has no checkpoint yet: `dgan train {directory}`")
-    step = max(found) if step is None else step
-    if step not in found:
-        raise FileNotFoundError(
-            f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, found))}"
-        )
+    paths = _chosen(directory, step)
     generator = build_network(recipe, "generator")
     if recipe.train.precision == "float64":
         generator.double()
     state = {f"average.{name}": tensor for name, tensor in generator.state_dict().items()}
-    load(found[step], state, distributed=False)
+    _, facts = load_newest(paths, state, distributed=False, warn=warnings.warn)
     z_dim = latent_size(generator, recipe.generator.network)
-    return TrainedGenerator(recipe, generator.eval().requires_grad_(False), z_dim, step)
+    return TrainedGenerator(recipe, generator.eval().requires_grad_(False), z_dim, facts["step"])
+
+
+def _chosen(directory: Path, step: Step) -> list[Path]:
+    """What `step` means: one path, or all that there are."""
+    found = {int(path.name[5:]): path for path in candidates(directory / "checkpoints")}
+    if not found:
+        raise FileNotFoundError(f"{directory} has no checkpoint yet: `dgan train {directory}`")
+    if step is None:
+        return list(found.values())
+    if step == "best":
+        if not (scored := best(list(found.values()), 1)):
+            raise FileNotFoundError(
+                f"{directory} has no checkpoint of a step that was evaluated: "
+                "--evaluation.every says when that is"
+            )
+        return scored
+    if step not in found:
+        raise FileNotFoundError(
+            f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, found))}"
+        )
+    return [found[step]]

@@ -1,6 +1,7 @@
-"""A flat range of a tensor, as ZeRO leaves it with one rank, in a checkpoint of whole shapes."""
+"""What one rank holds of a tensor, in a checkpoint of whole shapes."""
 
 import math
+import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,17 +14,23 @@ from torch.distributed.checkpoint.metadata import (
     MetadataIndex,
     TensorProperties,
 )
-from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import (
+    ReadItem,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
 """Where a rectangular part of a tensor begins, and its size, by dimension."""
 
 
 class Piece:
-    """Elements `start`, `start` + 1, … of a tensor of some shape, in row-major order.
+    """Elements `start`, `start` + 1, … of a tensor of some shape, as ZeRO leaves them with a rank.
 
-    torch.distributed.checkpoint stores rectangular chunks of a tensor. A flat range is a few of
-    them, so that what ZeRO wrote is read under FSDP2 or in one process, and the other way round.
+    In row-major order. torch.distributed.checkpoint stores rectangular chunks of a tensor; a flat
+    range is a few of them, so that what ZeRO wrote is read under FSDP2 or in one process, and the
+    other way round.
 
     Args:
         shape: of the whole tensor.
@@ -39,10 +46,6 @@ class Piece:
     def size(self) -> torch.Size:
         """Of the whole tensor."""
         return self.shape
-
-    def staged(self) -> "Piece":
-        """A copy on the CPU, which training does not change."""
-        return Piece(self.shape, self.start, self.values.detach().to("cpu", copy=True))
 
     def parts(self) -> Iterator[tuple[Box, Tensor]]:
         """The boxes of the whole tensor that are held, each with a view of its values."""
@@ -79,13 +82,32 @@ class Piece:
         return found
 
 
+class Shard:
+    """A copy on the CPU of what a DTensor, perhaps on a GPU, holds on this rank; to be written.
+
+    Args:
+        items: where it lies in the whole tensor, as the DTensor said.
+        values: the copy.
+    """
+
+    def __init__(self, items: list[WriteItem], values: Tensor) -> None:
+        self._items = items
+        self._values = values
+
+    def __create_write_items__(self, name: str, _: object) -> list[WriteItem]:
+        return self._items
+
+    def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
+        return self._values
+
+
 class SavePlanner(DefaultSavePlanner):
-    """Finds the data of a `Piece`; PyTorch's own looks into tensors only."""
+    """Finds the data of a `Piece` or `Shard`; PyTorch's own looks into tensors only."""
 
     def lookup_object(self, index: MetadataIndex) -> Any:
         """What is stored under `index`."""
         held = self.state_dict[index.fqn]
-        if isinstance(held, Piece):
+        if isinstance(held, Piece | Shard):
             return held.__get_tensor_shard__(index)
         return super().lookup_object(index)
 
@@ -111,6 +133,10 @@ class LoadPlanner(DefaultLoadPlanner):
         if isinstance(held, Piece):
             return held.__get_tensor_shard__(index)
         return super().lookup_tensor(index)
+
+    def load_bytes(self, read_item: ReadItem, value: object) -> None:
+        """Refused: PyTorch's own would unpickle whatever it is, and checkpoints hold tensors."""
+        raise pickle.UnpicklingError(f"{read_item.dest_index.fqn} is no tensor")
 
 
 def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[Box]:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from dgan.parallel.pieces import LoadPlanner, Piece, SavePlanner, boxes
+from dgan.parallel.staging import Staging
 
 SHAPES = [(), (1,), (5,), (3, 4), (4, 1, 3), (2, 3, 4), (3, 2, 2, 2)]
 
@@ -46,8 +47,12 @@ def test_a_checkpoint_of_pieces_is_one_of_whole_tensors(tmp_path: Path) -> None:
 
 
 def test_a_staged_piece_stays_as_it_was() -> None:
-    values = torch.arange(4.0)
-    staged = Piece((2, 3), 1, values).staged()
+    values, staging = torch.arange(4.0), Staging()
+    staged = staging.copy({"w": Piece((2, 3), 1, values)})["w"]
     values.zero_()
     assert staged.values.tolist() == [0.0, 1.0, 2.0, 3.0]
     assert staged.start == 1
+    # The next copy lies where this one did.
+    again = staging.copy({"w": Piece((2, 3), 1, values)})["w"]
+    assert again.values.data_ptr() == staged.values.data_ptr()
+    assert again.values.tolist() == [0.0, 0.0, 0.0, 0.0]
