@@ -24,9 +24,8 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from report import store
-
 from data import loader_formats, loader_kinds
+from report import store
 
 BATCH = 64
 LOOPS = ("idle", "python", "torch")
