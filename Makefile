@@ -1,7 +1,8 @@
 # Everything that a user or CI runs. Each target does its own set-up; `make clean` starts over.
 #   make demo    train the digits recipe on two sharded ranks, evaluate, show samples
 #   make test    the tests
-#   make test-cluster   a real Slurm, and nodes that lose their network, on this machine; as root
+#   make test-cluster   a real Slurm, a real S3 server, and nodes that lose their network, on this
+#                       machine; the first and last as root
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -33,9 +34,10 @@ demo: $(VENV)/.installed data/digits/train-000000.tar
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m 'not cluster'
 
-# Slurm: apt-get install slurmctld slurmd slurm-client munge. What is not there is skipped.
+# Debian: slurmctld slurmd slurm-client munge; ceph-mon ceph-osd ceph-common radosgw. What is not
+# there is skipped.
 test-cluster: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m cluster tests/cluster
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -296,6 +296,18 @@ def test_tls_is_verified(tmp_path, data, monkeypatch):
             _tls.cache_clear()
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="the option is Linux's")
+def test_answers_are_acknowledged_at_once(tmp_path, data):
+    """A server with Nagle's algorithm sends a body only when its head has been acknowledged."""
+    with serving(tmp_path) as server:
+        opener = Opener(QUICK)
+        shard = opener.open(Url(f"{server.url}/x.tar"))
+        for _ in range(20):  # after a few exchanges a system begins to acknowledge late
+            shard.read(5, 10)
+        ((_, connection),) = opener.transport._idle
+        assert connection._paced._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+
+
 # --- buckets
 
 
@@ -411,14 +423,52 @@ def test_shards_in_a_bucket_are_indexed_checked_and_shown(bucket, tmp_path):
     assert sheet.tobytes() == contact_sheet(shards[0], count=9).tobytes()
 
 
-def test_what_a_bucket_lacks(bucket):
+def test_what_a_bucket_lacks(bucket, monkeypatch):
     _, name = bucket
     with pytest.raises(FileNotFoundError, match=f"s3://{name}/none"):
         ShardDataset(f"s3://{name}/none.tar")
     with pytest.raises(FileNotFoundError, match="there is no shard"):
         ShardDataset(f"s3://{name}/*.tar")
-    with pytest.raises(MissingError, match="NoSuchBucket"):
-        ShardDataset("s3://no-such-bucket-here/*.tar")
+    for key in ("*.tar", "x.tar"):
+        with pytest.raises(MissingError, match=r"NoSuchBucket: .*set AWS_ENDPOINT_URL"):
+            ShardDataset(f"s3://no-such-bucket-here/{key}")
+    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)  # from now on it asks
+    with pytest.raises(ForbiddenError, match=r"InvalidAccessKeyId: .*set AWS_ACCESS_KEY_ID"):
+        ShardDataset(f"s3://{name}/*.tar")
+
+
+def test_a_server_that_is_not_there_is_named(monkeypatch):
+    """An address in S3 does not tell which one it is."""
+    pytest.importorskip("boto3", reason="the extra s3 is not installed")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(SourceError, match=r"s3://bucket/x\.tar at byte 0.*asking 127\.0\.0\.1:1$"):
+        _ = source("s3://bucket/x.tar").identity
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:1")
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:1: AWS_ENDPOINT_URL is as in https://"):
+        _ = source("s3://bucket/x.tar").identity
+
+
+def test_shards_that_are_opened_side_by_side_move_together(tmp_path, monkeypatch):
+    """All of them learn of the bucket's region from answers to what was signed for another."""
+    pytest.importorskip("boto3", reason="the extra s3 is not installed")
+    (tmp_path / "bucket").mkdir()
+    write_shards(tmp_path / "bucket", [4, 7, 3])
+    headers = {"x-amz-bucket-region": "eu-west-1"}
+    with serving(tmp_path, Fault("status", times=3, status=400, headers=headers)) as server:
+        server.latency = 0.1
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "anybody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        with ShardDataset("s3://bucket/train-{000000..000002}.tar") as dataset:
+            assert len(dataset) == 14
+        regions = [
+            "us-east-1" if "us-east-1" in path else "eu-west-1" for path, *_ in server.requests
+        ]
+    assert regions == ["us-east-1"] * 3 + ["eu-west-1"] * (len(regions) - 3)
 
 
 def test_a_key_is_taken_as_it_is_written(bucket, data):
@@ -428,8 +478,10 @@ def test_a_key_is_taken_as_it_is_written(bucket, data):
     assert source(f"s3://{name}/{key}").read(5, 20) == data[5:25]
 
 
-@pytest.mark.parametrize("status", [301, 400, 403])
-def test_an_address_is_signed_anew(tmp_path, data, monkeypatch, status):
+@pytest.mark.parametrize(
+    ("status", "moved"), [(301, True), (400, True), (400, False), (403, False)]
+)
+def test_an_address_is_signed_anew(tmp_path, data, monkeypatch, status, moved):
     """In another region than thought, and when credentials changed while the stream was open."""
     pytest.importorskip("boto3", reason="the extra s3 is not installed")
     (tmp_path / "bucket").mkdir()
@@ -441,14 +493,12 @@ def test_an_address_is_signed_anew(tmp_path, data, monkeypatch, status):
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         shard = source("s3://bucket/x.tar")
         assert shard.read(0, 10) == data[:10]
-        if status == 403:
+        if not moved:
             monkeypatch.setattr("dgan.data.s3._SETTLED", 0.0)
-        else:
-            headers = {"x-amz-bucket-region": "eu-west-1"}
-        extra = {} if status == 403 else headers
+        extra = {"x-amz-bucket-region": "eu-west-1"} if moved else {}
         server.faults = [Fault("status", times=1, status=status, headers=extra)]
         assert shard.read(7, 9) == data[7:16]
-        region = "us-east-1" if status == 403 else "eu-west-1"
+        region = "eu-west-1" if moved else "us-east-1"
         assert region in server.requests[-1][0]
         server.faults = [Fault("status", status=status, headers=extra)]
         monkeypatch.setattr("dgan.data.s3._SETTLED", 100.0)
