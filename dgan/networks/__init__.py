@@ -8,18 +8,31 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from dgan.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from dgan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from dgan.networks.mlp import MLPDiscriminator, MLPGenerator
+from dgan.networks.patch import MultiscalePatchDiscriminator, PatchDiscriminator
+from dgan.networks.points import PointDiscriminator, PointGenerator
+from dgan.networks.projected import ProjectedDiscriminator
 from dgan.networks.r3gan import R3GANDiscriminator, R3GANGenerator
+from dgan.networks.residual import SNGANDiscriminator, SNGANGenerator
 from dgan.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
+from dgan.networks.transformer import TransformerDiscriminator, TransformerGenerator
 
 Role = Literal["generator", "discriminator"]
 
 FAMILIES: dict[str, dict[Role, type[nn.Module]]] = {
+    "biggan": {"generator": BigGANGenerator, "discriminator": BigGANDiscriminator},
     "dcgan": {"generator": DCGANGenerator, "discriminator": DCGANDiscriminator},
     "mlp": {"generator": MLPGenerator, "discriminator": MLPDiscriminator},
+    "patch": {"discriminator": PatchDiscriminator},
+    "patch-multiscale": {"discriminator": MultiscalePatchDiscriminator},
+    "points": {"generator": PointGenerator, "discriminator": PointDiscriminator},
+    "projected": {"discriminator": ProjectedDiscriminator},
     "r3gan": {"generator": R3GANGenerator, "discriminator": R3GANDiscriminator},
+    "sngan": {"generator": SNGANGenerator, "discriminator": SNGANDiscriminator},
     "stylegan2": {"generator": StyleGAN2Generator, "discriminator": StyleGAN2Discriminator},
+    "transformer": {"generator": TransformerGenerator, "discriminator": TransformerDiscriminator},
 }
 
 
@@ -55,7 +68,7 @@ def build(role: Role, network: str, *, seed: int, **arguments: Any) -> nn.Module
 
 def default_options(role: Role, network: str) -> dict[str, Any]:
     """The options that a network has when none are given."""
-    sizes = ("resolution", "channels", "classes")
+    sizes = ("resolution", "channels", "classes", "dimension")
     parameters = inspect.signature(_find(role, network)).parameters.values()
     return {
         p.name: p.default for p in parameters if p.default is not p.empty and p.name not in sizes
@@ -64,6 +77,9 @@ def default_options(role: Role, network: str) -> dict[str, Any]:
 
 def _find(role: Role, network: str) -> type[nn.Module]:
     if network in FAMILIES:
+        if role not in FAMILIES[network]:
+            able = ", ".join(name for name, family in FAMILIES.items() if role in family)
+            raise ValueError(f"the family {network!r} has no {role}; choose from {able}")
         return FAMILIES[network][role]
     if ":" not in network:
         close = difflib.get_close_matches(network, FAMILIES, n=1)

@@ -1,11 +1,13 @@
 """Layers that the network families share; activations run on `dgan_kernels`."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from dgan_kernels import bias_act, downsample2d, norm_act, upsample2d
 
@@ -23,44 +25,82 @@ def fan_in_normal_(weight: Tensor, gain: float = 1.0) -> Tensor:
         return weight.normal_(0.0, 1.0).mul_(gain / math.sqrt(fan_in))
 
 
+def one_hot_normal_(weight: Tensor, gain: float = 1.0) -> Tensor:
+    """`fan_in_normal_` of a map of one-hot vectors; shape `[classes, size]`."""
+    return nn.init.normal_(weight, std=gain / math.sqrt(len(weight)))
+
+
+Fill = Callable[[Tensor, float], Tensor]
+"""Draws a weight in place, at a gain: `fan_in_normal_`, or one of `torch.nn.init`."""
+
+
+def stored_weight(layer: nn.Module) -> Tensor:
+    """What a layer learns: its `weight`, or the tensor that a parametrisation makes it from."""
+    if parametrize.is_parametrized(layer, "weight"):
+        return layer.get_parameter("parametrizations.weight.original")
+    return layer.get_parameter("weight")
+
+
 class Conv2d(nn.Conv2d):
-    """A convolution without bias that keeps the resolution, of fan-in scaled normal weights."""
+    """A convolution that keeps the resolution; by default without bias."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel_size: int = 1, groups: int = 1, gain: float = 1.0
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int = 1,
+        groups: int = 1,
+        gain: float = 1.0,
+        *,
+        bias: bool = False,
+        fill: Fill = fan_in_normal_,
     ) -> None:
-        self.gain = gain
+        self.gain, self.fill = gain, fill
         super().__init__(
-            inputs, outputs, kernel_size, padding=kernel_size // 2, groups=groups, bias=False
+            inputs, outputs, kernel_size, padding=kernel_size // 2, groups=groups, bias=bias
         )
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
-        fan_in_normal_(self.weight, self.gain)
+        """Draw the weights anew; the bias is 0."""
+        self.fill(stored_weight(self), self.gain)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
 
 class Linear(nn.Linear):
-    """A linear map without bias, of fan-in scaled normal weights."""
+    """A linear map; by default without bias."""
 
-    def __init__(self, inputs: int, outputs: int, gain: float = 1.0) -> None:
-        self.gain = gain
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        gain: float = 1.0,
+        *,
+        bias: bool = False,
+        fill: Fill = fan_in_normal_,
+    ) -> None:
+        self.gain, self.fill = gain, fill
+        super().__init__(inputs, outputs, bias=bias)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
-        fan_in_normal_(self.weight, self.gain)
+        """Draw the weights anew; the bias is 0."""
+        self.fill(stored_weight(self), self.gain)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
 
 class Embedding(nn.Embedding):
     """One vector a class: `Linear` on one-hot labels, and with its initialisation."""
 
-    def __init__(self, classes: int, size: int, gain: float = 1.0) -> None:
-        self.gain = gain
+    def __init__(
+        self, classes: int, size: int, gain: float = 1.0, *, fill: Fill = one_hot_normal_
+    ) -> None:
+        self.gain, self.fill = gain, fill
         super().__init__(classes, size)
 
     def reset_parameters(self) -> None:
         """Draw the vectors anew; the fan-in of a one-hot vector is the number of classes."""
-        nn.init.normal_(self.weight, std=self.gain / math.sqrt(self.num_embeddings))
+        self.fill(stored_weight(self), self.gain)
 
 
 class Fused(nn.Module):
@@ -78,16 +118,21 @@ def without_kernels(network: nn.Module) -> nn.Module:
 
 
 class BiasAct(Fused):
-    """A learned bias a channel, then an activation, in one kernel."""
+    """A learned bias a channel, then an activation, in one kernel; `dim` is the channels'."""
 
-    def __init__(self, channels: int, act: str = "leaky_relu") -> None:
+    def __init__(self, channels: int, act: str = "leaky_relu", dim: int = 1) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.act = act
+        self.act, self.dim = act, dim
+
+    def reset_parameters(self) -> None:
+        """Begin anew, at 0."""
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, ...]` → the same shape."""
-        return bias_act(x, self.bias.to(x.dtype), act=self.act, backend=self.backend)
+        bias = self.bias.to(x.dtype)
+        return bias_act(x, bias, act=self.act, dim=self.dim, backend=self.backend)
 
     def extra_repr(self) -> str:
         """Shown by `print(network)`."""
@@ -111,6 +156,7 @@ class NormAct(Fused):
             Gulrajani et al. 2017 take it in a convolutional critic; `instance`, over each channel
             of a sample.
         act: an activation of `dgan_kernels.norm_act`.
+        learned: have a scale and a shift; without, they are given with the input.
 
     Batch statistics are shared by `process_group`, which is set from outside by whoever spreads the
     network over ranks; the layer itself does not know. Every rank must hold the same number of
@@ -124,41 +170,57 @@ class NormAct(Fused):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, norm: str, act: str = "linear") -> None:
+    def __init__(
+        self, channels: int, norm: str, act: str = "linear", *, learned: bool = True
+    ) -> None:
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm {norm!r} is not known: choose from {', '.join(NORMS)}")
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(channels)) if learned else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if learned else None
+        self.channels = channels
         self.norm, self.act = norm, act
         self.process_group: dist.ProcessGroup | None = None
         if norm == "batch":
             self.register_buffer("running_mean", torch.zeros(channels))
             self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, ...]` → the same shape; in training, `batch` uses and records the batch's own."""
+    def reset_parameters(self) -> None:
+        """Begin anew: scales and variances 1, shifts and means 0."""
+        for name, value in (*self.named_parameters(), *self.named_buffers()):
+            nn.init.constant_(value, 1.0 if name in ("weight", "running_var") else 0.0)
+
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        """`[N, C, ...]` → the same shape; in training, `batch` uses and records the batch's own.
+
+        `scale` and `shift`, `[C]` or for each sample `[N, C]`, take the place of the learned ones.
+        """
+        scale = self.weight if scale is None else scale
+        shift = self.bias if shift is None else shift
+        assert scale is not None, "not learned, so it must be given"
+        assert shift is not None, "not learned, so it must be given"
         if self.norm == "batch" and not self.training:
-            return self._with_running_statistics(x)
+            return self._with_running_statistics(x, scale, shift)
         if self.norm == "batch":
             self._record(x.detach())
         over, groups = NORMS[self.norm]
-        affine = self.weight.to(x.dtype), self.bias.to(x.dtype)
         return norm_act(
-            x, *affine, norm=over, groups=groups, act=self.act, eps=self.eps,
-            process_group=self.process_group if self.norm == "batch" else None,
+            x, scale.to(x.dtype), shift.to(x.dtype), norm=over, groups=groups, act=self.act,
+            eps=self.eps, process_group=self.process_group if self.norm == "batch" else None,
             backend=self.backend,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
         """Shown by `print(network)`."""
-        return f"{self.bias.numel()}, norm={self.norm}, act={self.act}"
+        return f"{self.channels}, norm={self.norm}, act={self.act}"
 
-    def _with_running_statistics(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        scaled = (x * scale.view(-1, *[1] * (x.ndim - 2))).to(x.dtype)
-        return bias_act(scaled, shift.to(x.dtype), act=self.act, backend=self.backend)
+    def _with_running_statistics(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        scale = scale * (self.running_var + self.eps).rsqrt()
+        shift = shift - self.running_mean * scale
+        scale, shift = (t.view(-1, self.channels, *[1] * (x.ndim - 2)) for t in (scale, shift))
+        return bias_act((x * scale + shift).to(x.dtype), act=self.act, backend=self.backend)
 
     @torch.no_grad()
     def _record(self, x: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 import dgan_kernels
@@ -163,7 +164,8 @@ def _double(
     discriminator: Network, x: Tensor, conditions: tuple, kind: Kind, one_sided: bool
 ) -> PenaltyOutput:
     x = x.detach().requires_grad_(True)
-    with ExitStack() as stack:
+    # PyTorch's fused attention has no second derivative.
+    with ExitStack() as stack, sdpa_kernel(SDPBackend.MATH):
         for module in modules_of(discriminator):
             if is_engine(module):
                 stack.enter_context(unwrapped(module))

@@ -14,16 +14,22 @@ from dgan.networks.layers import NormAct
 from dgan.networks.mlp import MLPDiscriminator, MLPGenerator
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "biggan": {"widths": (8, 6, 4), "attention": 8},
     "dcgan": {"widths": (8, 6)},
     "mlp": {"widths": (16, 12)},
     "r3gan": {"widths": (8, 6, 4), "blocks": (1, 1, 1), "groups": (4, 3, 2)},
+    "sngan": {"widths": (8, 6, 4)},
     "stylegan2": {"widths": (8, 6, 4)},
+    "transformer": {"width": 8, "depth": 2, "heads": 2, "patch": 4},
 }
 LARGE: dict[str, dict[str, Any]] = {
+    "biggan": {"widths": (256,) * 4, "attention": 16, "spectral": False},
     "dcgan": {"widths": (512, 256, 128)},
     "mlp": {"widths": (4096, 4096)},
     "r3gan": {"widths": (256,) * 4, "blocks": (2,) * 4, "groups": (32,) * 4},
+    "sngan": {"widths": (256,) * 4},
     "stylegan2": {"widths": (256,) * 4},
+    "transformer": {"width": 256, "depth": 4, "heads": 4, "patch": 4},
 }
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -257,7 +263,7 @@ def test_networks_by_import_path() -> None:
     ("network", "options", "message"),
     [
         ("r3gam", {}, r"--generator.network 'r3gam' .*did you mean 'r3gan'\?.*import path"),
-        ("xyz", {}, r"choose from dcgan, mlp, r3gan, stylegan2"),
+        ("xyz", {}, r"choose from biggan, dcgan, mlp, r3gan, sngan, stylegan2, transformer"),
         ("mlp", {"width": (3,)}, r"mlp takes no 'width'; did you mean 'widths'\?"),
         ("mlp", {"foo": 3}, r"'foo'; it takes resolution, channels, classes, z_dim, widths"),
         ("r3gan", {}, r"--generator.network r3gan: .*missing .*'widths'"),
