@@ -46,6 +46,18 @@ class Draws:
         table = stream.standard_normal((self.rows.stop, size), dtype=np.float32)
         return torch.from_numpy(table[self.rows.start :]).to(self.device, self.dtype)
 
+    def uniform(self, size: int) -> Tensor:
+        """Uniform in [0, 1], `[len(rows), size]`; the numbers of `normal` in another form."""
+        return torch.special.ndtr(self.normal(size).double()).to(self.dtype)
+
+    def noise(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal `[len(rows), *shape]`, made on the device: for numbers of many pixels."""
+        return noise_from_seeds(seeds_from_latents(self.normal(4)), 0, shape).to(self.dtype)
+
+    def named(self, name: str) -> "Draws":
+        """Other numbers of the same rows, for another purpose within the update."""
+        return replace(self, purpose=f"{self.purpose}/{name}")
+
     def part(self, index: int, parts: int) -> "Draws":
         """The draws of micro-batch `index` of `parts` equal ones."""
         size = len(self.rows) // parts
