@@ -1,6 +1,6 @@
 """Scores of a generator against the images of some shards, over any number of ranks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +11,53 @@ from torch import Tensor
 from dgan.data import ShardDataset, ShardStream
 from dgan.draws import Draws, generator
 from dgan.metrics import (
-    ClassCoverage,
     ClassifierFeatures,
+    Comparison,
     Features,
-    FeatureStatistics,
-    frechet_distance,
+    Tally,
+    class_histogram,
     open_features,
     train_classifier,
 )
+from dgan.metrics.classwise import require_two_each
+from dgan.metrics.comparison import OF_PAIRS
 from dgan.parallel.world import World
+from dgan.scores import ALL, METRICS, require_metrics
 
 Synthesise = Callable[[Tensor, Tensor | None], Tensor]
 """Latents `[N, z_dim]` and labels int64 `[N]` or None → images `[N, C, H, W]` in [−1, 1]."""
 
+LEAST = {"fid": 2, "kid": 4, "manifold": 6, "classifier_score": 10, "intra_fid": 2}
+"""Samples that each metric takes."""
+
 
 def find_features(
-    spec: str, dataset: ShardDataset, *, seed: int, cache: Path, world: World
+    spec: str, dataset: ShardDataset | None, *, seed: int, cache: Path, world: World
 ) -> Features:
     """The features that `spec` names; `auto` is a classifier trained on the shards' own labels.
 
     The classifier is trained once, by the first rank, and kept in `cache`.
+
+    Args:
+        spec: see `open_features`.
+        dataset: what the generator is trained on, and the classifier of `auto` too, whatever the
+            generator is compared with; not needed where `cache` exists.
+        seed: of the classifier.
+        cache: its file.
+        world: every rank calls this.
 
     Raises:
         ValueError: `auto` on shards without labels, or an unknown `spec`.
     """
     if spec != "auto":
         return open_features(spec, device=world.device)
-    if not dataset.has_labels:
+    if dataset is not None and not dataset.has_labels:
         raise ValueError(
             "--evaluation.features auto trains a classifier on the shards' labels, and these have "
             "none: name a TorchScript file, inception:WEIGHTS, or set --evaluation.every -1"
         )
     if world.is_first and not cache.exists():
+        assert dataset is not None
         stream = ShardStream(dataset, batch_size=min(64, len(dataset)), seed=seed, workers=0)
         batches = ((batch["image"], batch["label"]) for batch in stream)
         classifier = train_classifier(
@@ -61,16 +76,25 @@ def find_features(
 class Evaluator:
     """Compares generated images with all images of a data set.
 
-    Real statistics are computed once, at construction, every rank reading its part.
+    What needs the real images alone is computed once, at construction, every rank reading its part.
+    `Comparison` says what memory the metrics take.
 
     Args:
-        dataset: the real images.
+        dataset: the real images; may be closed afterwards.
         features: what images are compared in.
         samples: how many images are generated for a score.
         batch_size: images over all ranks that are in flight together.
-        seed: of the latents.
+        seed: of the latents, and of what is chosen at random.
         classes: of the generator, 0 if it is unconditional; labels then follow the data's own.
         world: every rank calls every method.
+        metrics: of `dgan.scores.METRICS`; `all` is what features and generator allow.
+        real_samples: real images that `kid` and `manifold` compare with, chosen at random; 0: as
+            many as `samples`, or all if there are fewer. The other metrics take all.
+        shards: what the data set is called in every output.
+
+    Raises:
+        ValueError: a metric that is not possible here, more real samples than there are, too few of
+            either (for `intra_fid` of a class), or labels that do not fit.
     """
 
     def __init__(
@@ -83,57 +107,105 @@ class Evaluator:
         seed: int,
         classes: int,
         world: World,
+        metrics: Sequence[str] = ("fid",),
+        real_samples: int = 0,
+        shards: str = "",
     ) -> None:
-        self.dataset, self.features, self.world = dataset, features, world
+        self.features, self.world = features, world
         self.samples, self.seed, self.classes = samples, seed, classes
         self.batch_size = batch_size
-        real = FeatureStatistics(name="real images", features=features.name)
-        for batch in dataset.batches(
-            self.batch_size, rank=world.rank, world_size=world.size, skip_corrupt=True
-        ):
-            if len(batch["__key__"]):
-                real.update(features(batch["image"]))
-        self.real = real.reduce()
+        self.metrics = _possible(metrics, features, classes)
+        _require_samples(self.metrics, samples, real_samples, len(dataset))
+        self._labels = self._known_labels(dataset)
+        if "intra_fid" in self.metrics:
+            self._require_classes()
+        counts = np.bincount(self._labels, minlength=features.num_classes)
+        self._comparison = Comparison(
+            self._read(dataset),
+            features,
+            self.metrics,
+            classes=classes,
+            class_counts=counts.tolist() if dataset.has_labels else None,
+            pairs=real_samples or samples,
+            seed=seed,
+            at=lambda: world.at("evaluation"),
+        )
+        self._facts = {
+            "features": features.name,
+            "features_digest": features.digest,
+            "resize": features.resizing,
+            "crop": _crop(dataset),
+            "shards": shards or str(dataset.table),
+            "samples": samples,
+            "real_samples": self._comparison.real.count,
+        }
 
     def __call__(self, synthesise: Synthesise, z_dim: int) -> dict[str, Any]:
         """Scores of `self.samples` generated images.
 
         Returns:
-            `fid`, and with a classifier's features `coverage` (share of the real classes that
-            occur), `reverse_kl` and, for conditional generators, `agreement`; beside them what
-            they were computed with.
+            The scores of `dgan.scores.METRICS` that were asked for: `fid` always, with features
+            that know classes those of the classes, for conditional generators `agreement`; beside
+            them what they were computed with.
         """
-        classifier = self.features if isinstance(self.features, ClassifierFeatures) else None
-        fake = FeatureStatistics(name="generated images", features=self.features.name)
-        coverage = ClassCoverage(classifier.num_classes) if classifier else None
-        for images, labels in self._batches(synthesise, z_dim):
-            if not len(images):
-                continue
-            fake.update(self.features(images))
-            if coverage is not None and classifier is not None:
-                coverage.update(classifier.probabilities(images), labels)
-        scores: dict[str, Any] = {"fid": frechet_distance(self.real, fake.reduce())}
-        if coverage is not None:
-            real = self._class_counts(coverage.num_classes)
-            total = coverage.reduce()
-            scores |= {"coverage": total.coverage(real), "reverse_kl": total.reverse_kl(real)}
-            if self.classes:
-                scores["agreement"] = total.agreement
-        return scores | {
-            "features": self.features.name,
-            "features_digest": self.features.digest,
-            "samples": self.samples,
-            "real_samples": self.real.count,
-        }
+        fake = Tally("generated images", self.features, self.metrics, samples=self.samples)
+        for begin, images, labels in self._batches(synthesise, z_dim):
+            fake.add(images, begin, labels)
+        return self._comparison(fake) | self._facts
 
-    def _class_counts(self, classes: int) -> list[int]:
-        labels = self.dataset.labels
-        return np.bincount(labels[labels >= 0], minlength=classes).tolist()
+    @property
+    def scores(self) -> set[str]:
+        """The names, of `dgan.scores.SCORES`, of what a call gives."""
+        names = {score for metric in self.metrics for score in METRICS[metric]}
+        unknown = set() if self.classes else {"agreement"}
+        return names - (unknown if self.features.num_classes else {*METRICS["fid"]} - {"fid"})
+
+    def _read(self, dataset: ShardDataset) -> Tally:
+        """This rank's part of the real images."""
+        rank, size = self.world.rank, self.world.size
+        real = Tally("real images", self.features, self.metrics)
+        batches = dataset.batches(self.batch_size, rank=rank, world_size=size, skip_corrupt=True)
+        for first, batch in zip(range(0, len(dataset), self.batch_size), batches):
+            count = min(self.batch_size, len(dataset) - first)
+            # Some may have been left out: the numbers still rise in the order of the data.
+            if len(batch["__key__"]):
+                real.add(batch["image"], first + count * rank // size, batch.get("label"))
+        return real
+
+    def _known_labels(self, dataset: ShardDataset) -> np.ndarray:
+        """The data's labels, where there are any that are not damaged."""
+        if not dataset.has_labels:
+            if self.classes:
+                raise ValueError(
+                    "a conditional generator is asked for classes as the data has them, but "
+                    f"{dataset.describe(0)} of the shards to compare with has no label"
+                )
+            return np.zeros(0, np.int64)
+        labels = dataset.labels[dataset.labels >= 0]
+        found = int(labels.max(initial=-1))
+        knows = {"the generator": self.classes, self.features.name: self.features.num_classes}
+        for name, known in knows.items():
+            if known and found >= known:
+                raise ValueError(
+                    f"{dataset.table} has labels up to {found}, but {name} knows 0 … {known - 1}"
+                )
+        return labels
+
+    def _require_classes(self) -> None:
+        """Before anything is generated: which classes will be asked for follows from the seed."""
+        real = torch.from_numpy(np.bincount(self._labels, minlength=self.classes))
+        indices = range(-(-self.samples // self.batch_size))
+        rows = range(self.batch_size)
+        asked = torch.cat([self._asked(index, rows) for index in indices])[: self.samples]
+        made = class_histogram(asked, self.classes)
+        way_out = "raise --evaluation.samples, or leave intra_fid out of --evaluation.metrics"
+        for counts, name in ((real, "real images"), (made, "generated images")):
+            require_two_each(counts, real > 0, name, way_out)
 
     def _batches(
         self, synthesise: Synthesise, z_dim: int
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """This rank's part of each batch, uint8; every rank generates equally often."""
+    ) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """This rank's part of each batch: the number of its first sample, uint8 images, labels."""
         rank, size = self.world.rank, self.world.size
         begin, end = (self.batch_size * r // size for r in (rank, rank + 1))
         # A sharded network needs every rank in every call, also one that has no part.
@@ -147,18 +219,58 @@ class Evaluator:
                 device=self.world.device,
                 dtype=self.world.dtype,
             )
-            labels = self._labels(index, rows) if self.classes else None
+            labels = self._asked(index, rows).to(self.world.device) if self.classes else None
             with self.world.autocast():
                 images = synthesise(draws.normal(z_dim), labels)
-            wanted = max(0, min(end, self.samples - index * self.batch_size) - begin)
-            yield to_uint8(images[:wanted]), None if labels is None else labels[:wanted]
+            first = index * self.batch_size + begin
+            wanted = max(0, min(end - begin, self.samples - first))
+            yield first, to_uint8(images[:wanted]), None if labels is None else labels[:wanted]
 
-    def _labels(self, index: int, rows: range) -> Tensor:
-        """Labels drawn as the data has them."""
-        present = self.dataset.labels[self.dataset.labels >= 0]
+    def _asked(self, index: int, rows: range) -> Tensor:
+        """Labels drawn as the data has them, int64 on the CPU."""
         stream = generator(self.seed, "evaluation labels", index)
-        chosen = present[stream.integers(len(present), size=rows.stop)][rows.start :]
-        return torch.from_numpy(chosen).to(self.world.device)
+        chosen = self._labels[stream.integers(len(self._labels), size=rows.stop)][rows.start :]
+        return torch.from_numpy(chosen)
+
+
+def _possible(metrics: Sequence[str], features: Features, classes: int) -> tuple[str, ...]:
+    """What `metrics` come to with these features and that generator, in the order of `METRICS`."""
+    require_metrics(metrics, "--evaluation.metrics")
+    reasons = {}
+    if not features.num_classes:
+        reasons["classifier_score"] = f"{features.name} does not know classes"
+    if not classes:
+        reasons["intra_fid"] = "the generator is not asked for classes"
+    for metric in metrics:
+        if metric in reasons:
+            raise ValueError(f"--evaluation.metrics {metric} is not possible: {reasons[metric]}")
+    wanted = {*METRICS} - {*reasons} if ALL in metrics else {"fid", *metrics}
+    return tuple(metric for metric in METRICS if metric in wanted)
+
+
+def _require_samples(
+    metrics: Sequence[str], samples: int, real_samples: int, available: int
+) -> None:
+    """Raise `ValueError` if there are fewer samples than asked for, or than a metric takes."""
+    if real_samples > available:
+        raise ValueError(
+            f"--evaluation.real_samples is {real_samples}, but there are {available} real images: "
+            "ask for fewer, or for 0, which is as many as are generated"
+        )
+    for metric in metrics:
+        real = min(real_samples or samples, available) if metric in OF_PAIRS else available
+        if min(samples, real) < LEAST[metric]:
+            raise ValueError(
+                f"{metric} takes {LEAST[metric]} samples or more, but --evaluation.samples is "
+                f"{samples} and {real} real images are compared with"
+            )
+
+
+def _crop(dataset: ShardDataset) -> str:
+    side = dataset.shapes[dataset.image_names[0]][1]
+    if dataset.crop in ("centre", "random"):
+        return f"the middle square, Lanczos, to {side}×{side}"
+    return f"the middle {side}×{side}" if dataset.crop == "window" else "none"
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from dgan.parallel.pieces import LoadPlanner
 from dgan.parallel.replicas import State
 from dgan.parallel.storage import DIGESTS, Reader, damage
+from dgan.scores import SCORES
 
 FACTS = "facts.json"
 FORMAT = 2
@@ -38,19 +39,36 @@ def latest(directory: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def best(paths: Sequence[Path], count: int) -> list[Path]:
-    """The `count` checkpoints with the lowest FID, best first, of those with one.
+def until(directory: Path, step: int) -> list[Path]:
+    """What has a checkpoint's name, of `step` and before, oldest first."""
+    return [path for path in candidates(directory) if int(path.name[5:]) <= step]
 
-    FIDs in other features than the newest's cannot be compared with it, and do not count.
+
+COMPARABLE = ("features_digest", "samples", "real_samples", "shards")
+"""What two scores must have been computed with alike."""
+
+
+def best(paths: Sequence[Path], count: int, score: str = "fid") -> list[Path]:
+    """The `count` checkpoints with the best `score`, best first, of those with one.
+
+    Scores computed otherwise than the newest's, in other features or against other images, cannot
+    be compared with it, and do not count. Of equal ones the newer is the better.
+
+    Args:
+        paths: of the checkpoints, oldest first.
+        count: how many.
+        score: of `dgan.scores.SCORES`, which says whether lower or higher is better.
     """
-    scored: list[tuple[float, Path, str]] = []
-    for path in paths:
+    sign = -1 if SCORES[score].better == "higher" else 1
+    scored: list[tuple[float, int, Path, list[Any]]] = []
+    for age, path in enumerate(paths):
         with suppress(OSError, ValueError, AttributeError, TypeError):
             scores = json.loads((path / FACTS).read_text()).get("scores", {})
-            if math.isfinite(scores.get("fid", math.nan)):
-                scored.append((scores["fid"], path, scores.get("features_digest", "")))
-    comparable = [(fid, path) for fid, path, features in scored if features == scored[-1][2]]
-    return [path for _, path in sorted(comparable)[:count]]
+            if math.isfinite(scores.get(score, math.nan)):
+                means = [scores.get(key) for key in COMPARABLE]
+                scored.append((sign * scores[score], -age, path, means))
+    comparable = [found[:3] for found in scored if found[3] == scored[-1][3]]
+    return [path for *_, path in sorted(comparable)[:count]]
 
 
 def load_newest(
@@ -158,7 +176,7 @@ def _compare(path: Path, metadata: Metadata, tensors: State) -> None:
             raise ValueError(f"{path} holds no {name!r}: it was written by other networks")
         entry = stored[name]
         if not isinstance(entry, TensorStorageMetadata):
-            raise ValueError(f"{path}: {name} is no tensor; dgan did not write that")
+            raise DamagedCheckpoint(f"{path} is damaged: {name} is no tensor; dgan wrote no such")
         if entry.size != torch.Size(tensor.shape):
             raise ValueError(
                 f"{path}: {name} is {tuple(entry.size)}, the recipe's network has "

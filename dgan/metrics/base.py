@@ -19,11 +19,13 @@ class Features(ABC):
         name: stands beside every number computed from these features: kind, digest, provenance.
             Statistics of features with different names are never compared.
         digest: the first 12 hex digits of the sha256 of the weights.
+        resizing: the filter and size that images are resized with before the network; "none".
         batch_size: images that go through the network at once; larger inputs are split.
     """
 
     name: str
     digest: str
+    resizing: str = "none"
     batch_size: int
 
     def __init__(self, module: nn.Module, *, name: str, digest: str, batch_size: int) -> None:
@@ -34,6 +36,19 @@ class Features(ABC):
         self.digest = digest
         self.batch_size = batch_size
         self._device = torch.device("cpu")
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes that `recognise` tells apart; 0: it does not."""
+        return 0
+
+    def recognise(self, features: Tensor) -> Tensor:
+        """Class probabilities, float32 [N, K], of features [N, D] that this network gave.
+
+        Raises:
+            TypeError: these features do not know classes.
+        """
+        raise TypeError(f"{self.name} does not know classes")
 
     @property
     def device(self) -> torch.device:

@@ -93,6 +93,8 @@ class ClassifierFeatures(Features):
         )
         super().__init__(module, name=name, digest=digest, batch_size=256)
         self.spec = spec
+        if (spec.height, spec.width) != (module.side, module.side):
+            self.resizing = f"bilinear, antialiased, to {module.side}×{module.side}"
 
     @property
     def num_classes(self) -> int:
@@ -104,9 +106,12 @@ class ClassifierFeatures(Features):
 
         The images must have the channels and size that the classifier was trained on.
         """
-        features = self(images)
+        return self.recognise(self(images))
+
+    def recognise(self, features: Tensor) -> Tensor:
+        """Class probabilities, float32 [N, K], of features [N, D] that this network gave."""
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return self.module.head(F.relu(features)).softmax(dim=1)
+            return self.module.head(F.relu(features.to(self.device))).softmax(dim=1)
 
     def _extract(self, images: Tensor) -> Tensor:
         expected = (self.spec.channels, self.spec.height, self.spec.width)

@@ -10,12 +10,14 @@ import torch
 from dgan.metrics.base import Features
 from dgan.metrics.classifier import ClassifierFeatures
 from dgan.metrics.pretrained import InceptionFeatures, Pixels, TorchScriptFeatures
+from dgan.metrics.stacked import StackedFeatures
 from dgan.metrics.training import train_classifier
 
 __all__ = [
     "ClassifierFeatures",
     "Features",
     "InceptionFeatures",
+    "StackedFeatures",
     "TorchScriptFeatures",
     "open_features",
     "train_classifier",
@@ -23,7 +25,8 @@ __all__ = [
 
 CHOICES = (
     'choose "classifier" (the one trained for this run), "classifier:PATH" or "PATH.safetensors" '
-    '(a saved classifier), "PATH.pt" (TorchScript) or "inception:PATH" (torch-fidelity\'s weights)'
+    '(a saved classifier), "stacked:PATH" (that classifier, a channel at a time), "PATH.pt" '
+    '(TorchScript) or "inception:PATH" (torch-fidelity\'s weights)'
 )
 
 
@@ -39,7 +42,8 @@ def open_features(
 
     Args:
         spec: "classifier" gives `classifier` back; "classifier:PATH" or "PATH.safetensors" loads
-            one that was saved; "PATH.pt" is TorchScript; "inception:PATH" is torch-fidelity's
+            one that was saved; "stacked:PATH" is that one, of grey images, at each channel of
+            colour images; "PATH.pt" is TorchScript; "inception:PATH" is torch-fidelity's
             InceptionV3 with the weights at PATH.
         classifier: what a plain "classifier" means, usually just trained by `train_classifier`.
         pixels: how TorchScript is called, see `TorchScriptFeatures`.
@@ -56,6 +60,8 @@ def open_features(
         return InceptionFeatures(path).to(device)
     if kind == "classifier" and path:
         return ClassifierFeatures.load(path, device=device)
+    if kind == "stacked" and path:
+        return StackedFeatures(ClassifierFeatures.load(path)).to(device)
     if spec == "classifier":
         if classifier is None:
             raise ValueError(

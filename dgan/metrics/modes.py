@@ -155,6 +155,11 @@ class ClassCoverage:
         covered = (self.confident >= needed)[shares > 0]
         return covered.double().mean().item()
 
+    @property
+    def modes(self) -> int:
+        """Classes that are the most probable one of a sample or more, as PacGAN counts them."""
+        return int((self.counts > 0).sum())
+
     def reverse_kl(self, real: Tensor | Sequence[int]) -> float:
         """KL(generated ‖ real) of all samples in nats, see `reverse_kl`; `real` counts [K]."""
         self._require_samples()

@@ -72,6 +72,9 @@ class TorchScriptFeatures(Features):
         self._device = torch.device(device)
         self.pixels = pixels
         self.resize = resize
+        self.resizing = "none before the network, which may resize by itself"
+        if resize:
+            self.resizing = f"bilinear, antialiased, to {resize}×{resize}"
         arguments = [argument.name for argument in module.forward.schema.arguments]
         self._options = {"return_features": True} if "return_features" in arguments else {}
 
@@ -119,6 +122,7 @@ class InceptionFeatures(Features):
         digest = file_digest(weights)
         name = f"inception:{digest} ({weights.name}, 2048-d, torch-fidelity)"
         super().__init__(module, name=name, digest=digest, batch_size=batch_size)
+        self.resizing = "bilinear as in TensorFlow 1, not antialiased, to 299×299"
 
     def _extract(self, images: Tensor) -> Tensor:
         return self.module(to_rgb(images))[0]

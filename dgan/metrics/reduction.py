@@ -1,4 +1,4 @@
-"""The sums of a metric over ranks; outside torch.distributed, a world of one."""
+"""The sums and rows of a metric over ranks; outside torch.distributed, a world of one."""
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,30 @@ def all_rows(values: list[int], group: dist.ProcessGroup | None = None) -> list[
     rows = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
     dist.all_gather(rows, mine, group=group)
     return [row.tolist() for row in rows]
+
+
+def my_share(count: int, group: dist.ProcessGroup | None = None) -> range:
+    """Which of `count` pieces of work are this rank's: contiguous, each rank's differ."""
+    if not is_distributed(group):
+        return range(count)
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    return range(count * rank // size, count * (rank + 1) // size)
+
+
+def gather_rows(values: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The rows `[n, D]` of every rank, one rank's after another's, on every rank.
+
+    Ranks may hold different numbers of rows; one that holds none may pass `[0, 0]`.
+    """
+    if not is_distributed(group):
+        return values
+    counts, widths = zip(*all_rows([len(values), values.shape[1]], group))
+    # all_gather wants the same shape of all ranks.
+    mine = torch.zeros(max(counts), max(widths), dtype=values.dtype, device=_wire(group))
+    mine[: len(values), : values.shape[1]] = values
+    parts = [torch.empty_like(mine) for _ in counts]
+    dist.all_gather(parts, mine, group=group)
+    return torch.cat([part[:n] for part, n in zip(parts, counts)]).to(values.device)
 
 
 def _wire(group: dist.ProcessGroup | None) -> torch.device:
