@@ -1,0 +1,1 @@
+"""The laboratory: toys on which one sees what an objective or a penalty does."""
