@@ -1,88 +1,37 @@
-"""What a recipe describes, built: the stream, the players, their task."""
+"""What a recipe describes, built: the players, their task, what scores and shows samples."""
 
-from dataclasses import replace
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
 
-from dgan.checkpoint import complete
 from dgan.config import Player as PlayerConfig
 from dgan.config import Recipe
-from dgan.data import ShardStream
-from dgan.data.location import holds_secret
+from dgan.data.location import redact
+from dgan.data.toy import ToyStream, find_toy
 from dgan.evaluation import Evaluator, find_features
+from dgan.laboratory.evaluator import PointEvaluator
 from dgan.networks import Role, build
 from dgan.networks.layers import without_kernels
+from dgan.objectives.losses import OverRanks, alone, check_logits
+from dgan.opening import Stream, open_images
 from dgan.parallel.average import Average
 from dgan.parallel.deepspeed_configuration import deepspeed_configuration
 from dgan.parallel.distribute import distribute
 from dgan.parallel.layout import Layout
 from dgan.parallel.replicas import Replica
 from dgan.parallel.world import World, dtypes
-from dgan.recipe_file import differences, from_toml, to_toml
+from dgan.pictures import Images, Pictures, Points
 from dgan.run import Run
+from dgan.schedule import Averaging
+from dgan.scores import metric_of
 from dgan.step import Pace, Player, Players
-from dgan.tasks.synthesis import Synthesis
-
-
-def open_stream(recipe: Recipe, world: World) -> ShardStream:
-    """This rank's part of the recipe's data.
-
-    Raises:
-        ValueError: the batch cannot be divided, or the images or labels are not what the recipe
-            says. FileNotFoundError: no such shards.
-    """
-    parts = world.size * recipe.train.accumulation
-    if recipe.train.batch_size % parts:
-        raise ValueError(
-            f"--train.batch_size {recipe.train.batch_size} (over all ranks) cannot be divided into "
-            f"{world.size} ranks × {recipe.train.accumulation} micro-batches: "
-            f"take a multiple of {parts}"
-        )
-    data = recipe.data
-    _refuse_secrets(data.shards)
-    stream = ShardStream(
-        data.shards,
-        batch_size=recipe.train.batch_size,
-        weights=data.weights,
-        seed=recipe.train.seed,
-        rank=world.rank,
-        world_size=world.size,
-        resolution=data.resolution,
-        channels=data.channels,
-        labels=None if data.classes else False,
-        flip=data.flip,
-        crop=data.crop,
-        workers=data.workers,
-        device=world.device,
-        cache=data.cache or None,
-        cache_gigabytes=data.cache_gigabytes,
-    )
-    if data.classes and not stream.has_labels:
-        raise ValueError(
-            f"--data.classes is {data.classes}, but {stream.dataset.table} has no labels: "
-            f"{stream.dataset.describe(stream.dataset.table.first_without('cls') or 0)} is the "
-            "first without. Pack a folder with a subfolder a class, or set --data.classes 0"
-        )
-    if stream.num_classes > data.classes > 0:
-        raise ValueError(
-            f"{stream.dataset.table} has labels up to {stream.num_classes - 1}, but --data.classes "
-            f"is {data.classes}: set it to {stream.num_classes}"
-        )
-    return stream
-
-
-def _refuse_secrets(shards: str | tuple[str, ...]) -> None:
-    """The recipe is written into the run's directory, which people show to each other."""
-    if any(map(holds_secret, [shards] if isinstance(shards, str) else shards)):
-        raise ValueError(
-            "--data.shards holds a user, password, key or signature, which the run's recipe.toml "
-            "would show: name environment variables in their place, in single quotes, as in "
-            "'https://$NAME:$PASSWORD@host/x.tar' or 'https://host/x.tar?$SIGNATURE', or read "
-            "s3://bucket/x.tar with AWS_* variables"
-        )
+from dgan.tasks.augmentation import Augmentation
+from dgan.tasks.penalty import Penalty
+from dgan.tasks.synthesis import Regularizers, Synthesis
+from dgan_kernels.rank_mean import mean_over_ranks
 
 
 def build_network(recipe: Recipe, role: Role) -> nn.Module:
@@ -102,7 +51,10 @@ def network_arguments(recipe: Recipe, role: Role) -> dict[str, Any]:
     """What one player's network is constructed with."""
     player: PlayerConfig = getattr(recipe, role)
     data = recipe.data
-    sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
+    if data.kind == "points":
+        sizes = {"dimension": find_toy(str(data.shards)).dimension}
+    else:
+        sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
     return {**sizes, **player.options}
 
 
@@ -118,33 +70,57 @@ def build_players(recipe: Recipe, world: World) -> Players:
     """Both networks, spread over ranks as the recipe says, with optimizers, average and task."""
     generator = build_network(recipe, "generator")
     discriminator = build_network(recipe, "discriminator")
-    task = Synthesis(
-        loss=recipe.task.loss,
-        gamma=recipe.penalty.gamma,
-        z_dim=latent_size(generator, recipe.generator.network),
-        conditional=recipe.data.classes > 0,
-        # A network that does not say otherwise may couple the samples of a batch.
-        separate=getattr(discriminator, "couples_samples", True),
-        method=recipe.penalty.method,
-        every=recipe.penalty.every,
-        keep_unsharded=recipe.penalty.keep_unsharded,
-    )
-    twice = task.has_penalty and task.method == "double"
+    task = build_task(recipe, world, generator, discriminator)
+    twice = task.penalty.is_taken and task.penalty.method == "double"
     plan = layout(recipe, world)
     player = _player(recipe.generator, "generator", distribute(generator, world, plan))
     critic = distribute(discriminator, world, plan, double_backward=twice)
     players = Players(
         generator=player,
-        discriminator=_player(recipe.discriminator, "discriminator", critic),
+        discriminator=_player(
+            recipe.discriminator, "discriminator", critic, clip=recipe.regularizers.clip
+        ),
         average=Average(player.replica),
-        half_life_kimg=recipe.average.half_life_kimg,
+        averaging=Averaging(**shallow(recipe.average)),
         task=task,
     )
     _rehearse(players, recipe, world)
     return players
 
 
-def _player(config: PlayerConfig, role: Role, replica: Replica) -> Player:
+def build_task(
+    recipe: Recipe, world: World, generator: nn.Module, discriminator: nn.Module
+) -> Synthesis:
+    """What the recipe's networks play for."""
+    over_ranks: OverRanks = alone
+    if world.size > 1:
+        ranks = world.mesh.get_group().group_name
+        over_ranks = lambda x: mean_over_ranks(x, ranks)  # noqa: E731
+    penalty = {k: v for k, v in shallow(recipe.penalty).items() if k not in ("check", "augmented")}
+    weights = {k: v for k, v in shallow(recipe.regularizers).items() if k != "clip"}
+    return Synthesis(
+        loss=recipe.task.loss,
+        smoothing=recipe.task.smoothing,
+        penalty=Penalty(**penalty, over_ranks=over_ranks),
+        z_dim=latent_size(generator, recipe.generator.network),
+        conditional=recipe.data.classes > 0,
+        # A network that does not say otherwise may couple the samples of a batch.
+        separate=getattr(discriminator, "couples_samples", True),
+        augmentation=Augmentation(**shallow(recipe.augment), device=world.device),
+        penalise_augmented=recipe.penalty.augmented,
+        regularizers=Regularizers(**weights),
+        over_ranks=over_ranks,
+        device=world.device,
+        sample="sample" if recipe.data.kind == "points" else "image",
+    )
+
+
+def shallow(section: Any) -> dict[str, Any]:
+    """A part of a recipe as keyword arguments; schedules stay schedules."""
+    return {field.name: getattr(section, field.name) for field in fields(section)}
+
+
+def _player(config: PlayerConfig, role: Role, replica: Replica, clip: float = 0.0) -> Player:
     return Player(
         role,
         replica,
@@ -152,6 +128,7 @@ def _player(config: PlayerConfig, role: Role, replica: Replica) -> Player:
         beta1=config.beta1,
         beta2=config.beta2,
         epsilon=config.epsilon,
+        clip=clip,
     )
 
 
@@ -199,11 +176,13 @@ def _rehearse(players: Players, recipe: Recipe, world: World) -> None:
     with players.average.network() as generator, world.autocast():
         image = generator(z, label)
     expected = (1, data.channels, data.resolution, data.resolution)
+    if data.kind == "points":
+        expected = (1, find_toy(str(data.shards)).dimension)
     if tuple(image.shape) != expected:
         raise ValueError(
-            f"--generator.network {recipe.generator.network} makes images "
-            f"{tuple(image.shape[1:])}, but --data.channels and --data.resolution ask for "
-            f"{expected[1:]}"
+            f"--generator.network {recipe.generator.network} makes samples "
+            f"{tuple(image.shape[1:])}, but the data's are {expected[1:]} (--data.channels, "
+            "--data.resolution)"
         )
     # Not frozen: at its first forward FSDP2 reads off what is trained the dtype of gradients.
     replica = players.discriminator.replica
@@ -213,66 +192,17 @@ def _rehearse(players: Players, recipe: Recipe, world: World) -> None:
             logits = replica.module(image.to(world.dtype), label)
         except RuntimeError as error:
             raise ValueError(
-                f"--discriminator.network {recipe.discriminator.network} cannot judge images "
+                f"--discriminator.network {recipe.discriminator.network} cannot judge samples "
                 f"{expected[1:]}: {error}"
             ) from error
         replica.module.train()
     replica.written()
-    if logits.shape[:1] != (1,):
+    try:
+        check_logits(recipe.task.loss, logits, samples=1)
+    except ValueError as error:
         raise ValueError(
-            f"--discriminator.network {recipe.discriminator.network} gives logits of shape "
-            f"{tuple(logits.shape)} for one image; they must be [N] or [N, ...]"
-        )
-
-
-def open_run(recipe: Recipe, world: World) -> Run:
-    """The run's directory, new or to be resumed, with the recipe written into it.
-
-    Raises:
-        ValueError: the directory holds another run, or any run though `--run.fresh` was given.
-    """
-    directory = recipe.directory
-    conflict = _conflict(recipe, directory) if world.is_first else None
-    if problem := world.gather(conflict)[0]:
-        raise ValueError(str(problem))
-    if world.is_first:
-        directory.mkdir(parents=True, exist_ok=True)
-        if not complete(directory / "checkpoints"):
-            # What an attempt that came to nothing may have trained on other shards.
-            (directory / "classifier.safetensors").unlink(missing_ok=True)
-        aside = directory / "recipe.tmp"
-        aside.write_text(
-            to_toml(replace(recipe, run=replace(recipe.run, dir=str(directory), fresh=False)))
-        )
-        aside.replace(directory / "recipe.toml")
-    return Run(
-        directory,
-        writes=world.is_first,
-        total=recipe.train.steps,
-        images_per_step=pace(recipe).images_per_step,
-        wandb=recipe.run.wandb,
-    )
-
-
-def _conflict(recipe: Recipe, directory: Path) -> str | None:
-    saved = directory / "recipe.toml"
-    if not saved.exists():
-        return None
-    if recipe.run.fresh:
-        return (
-            f"{directory} already holds a run, and --run.fresh does not overwrite: "
-            "name another --run.dir, or delete it yourself"
-        )
-    # Without a checkpoint there is nothing to go on with: a recipe that failed may be mended.
-    if not complete(directory / "checkpoints"):
-        return None
-    if changed := differences(from_toml(saved), recipe):
-        return (
-            f"{directory} holds a run of another recipe; {', '.join(changed)} "
-            f"{'differs' if len(changed) == 1 else 'differ'}: go on with the saved one "
-            f"(`dgan train {directory}`) or name another --run.dir"
-        )
-    return None
+            f"--discriminator.network {recipe.discriminator.network}: {error}"
+        ) from None
 
 
 def pace(recipe: Recipe) -> Pace:
@@ -287,26 +217,58 @@ def pace(recipe: Recipe) -> Pace:
     )
 
 
+def build_pictures(recipe: Recipe, stream: Stream, world: World) -> Pictures:
+    """What shows samples."""
+    count = recipe.samples.count
+    if isinstance(stream, ToyStream):
+        return Points(stream, count=count, world=world)
+    return Images(stream, count=count, classes=recipe.data.classes, world=world)
+
+
 def build_evaluator(
-    recipe: Recipe, stream: ShardStream, world: World, run: Run
-) -> Evaluator | None:
-    """What scores the averaged generator; None if the recipe does without."""
-    if recipe.evaluation.every < 0:
+    recipe: Recipe, stream: Stream, world: World, run: Run
+) -> Evaluator | PointEvaluator | None:
+    """What scores the averaged generator; None if the recipe does without.
+
+    Raises:
+        ValueError: the scores cannot be computed as asked, or `checkpoint.best` is none of them.
+    """
+    plan, best = recipe.evaluation, recipe.checkpoint.best
+    if plan.every < 0:
         return None
-    features = find_features(
-        recipe.evaluation.features,
-        stream.dataset,
-        seed=recipe.train.seed,
-        cache=run.directory / "classifier.safetensors",
-        world=world,
-    )
-    run.say(f"evaluation features: {features.name}")
-    return Evaluator(
-        stream.dataset,
-        features,
-        samples=recipe.evaluation.samples,
-        batch_size=min(recipe.train.batch_size, 256),
-        seed=recipe.train.seed,
-        classes=recipe.data.classes,
-        world=world,
-    )
+    if isinstance(stream, ToyStream):
+        return PointEvaluator(stream.toy, seed=recipe.train.seed, world=world)
+    with ExitStack() as opened:
+        training = compared = stream.dataset
+        if plan.features == "auto" and not training.has_labels:
+            # An unconditional run's stream does not read labels; there may be some.
+            training = opened.enter_context(open_images(recipe, recipe.data.shards))
+        if plan.shards:
+            compared = opened.enter_context(open_images(recipe, plan.shards))
+        features = find_features(
+            plan.features,
+            training,
+            seed=recipe.train.seed,
+            cache=run.directory / "classifier.safetensors",
+            world=world,
+        )
+        run.say(f"evaluation features: {features.name}")
+        evaluator = Evaluator(
+            compared,
+            features,
+            samples=plan.samples,
+            batch_size=min(recipe.train.batch_size, 256),
+            seed=recipe.train.seed,
+            classes=recipe.data.classes,
+            world=world,
+            metrics=plan.metrics,
+            real_samples=plan.real_samples,
+            shards=redact(str(plan.shards or recipe.data.shards)),
+        )
+    if recipe.checkpoint.keep_best and best not in evaluator.scores:
+        raise ValueError(
+            f"--checkpoint.best is {best}, which is not among the scores of this run: "
+            f"{', '.join(sorted(evaluator.scores))}; --evaluation.metrics {metric_of(best)} gives "
+            "it, where features and generator allow"
+        )
+    return evaluator

@@ -35,6 +35,7 @@ from dgan.stored import (
     latest,
     load,
     load_newest,
+    until,
 )
 
 __all__ = ["Checkpoints", "DamagedCheckpoint", "best", "complete", "latest", "load", "load_newest"]
@@ -51,7 +52,8 @@ class Checkpoints:
     Args:
         directory: holds the checkpoints; made when needed.
         keep: how many of the newest are kept.
-        keep_best: how many of those with the lowest FID are kept besides.
+        keep_best: how many of those with the best score are kept besides.
+        best_by: which score that is, of `dgan.scores.SCORES`.
         world: every rank calls every method, in the same order.
         confirm: called on the first rank before a checkpoint is published; raises `OSError` if
             the directory is no longer this run's.
@@ -63,12 +65,14 @@ class Checkpoints:
         *,
         keep: int,
         keep_best: int = 0,
+        best_by: str = "fid",
         world: World,
         confirm: Callable[[], None] = lambda: None,
     ) -> None:
         self.directory = directory
         self.keep = keep
         self.keep_best = keep_best
+        self.best_by = best_by
         self.world = world
         self.confirm = confirm
         # Written from a thread of its own: its exchanges must not mix with the loop's.
@@ -86,11 +90,13 @@ class Checkpoints:
                 shutil.rmtree(left_over)
         world.barrier()
 
-    def save(self, step: int, tensors: State, facts: dict[str, Any]) -> None:
+    def save(
+        self, step: int, tensors: State, facts: dict[str, Any], *, calm: int | None = None
+    ) -> None:
         """Copy `tensors` (sharded or not), and write and publish them in the background.
 
-        Waits for the previous save first. `facts` go into JSON; `facts["scores"]["fid"]`, if there
-        is one, is what the best are chosen by.
+        Waits for the previous save first. `facts` go into JSON; `facts["scores"]`, where there are
+        any, are what the best are chosen by. The newest of step `calm` or before is kept too.
 
         Raises:
             OSError: the previous one could not be written.
@@ -100,7 +106,7 @@ class Checkpoints:
         writer = Writer(
             self._temporary(step),
             self._staging,
-            lambda digests: self._publish(step, facts, digests),
+            lambda digests: self._publish(step, facts, digests, step if calm is None else calm),
         )
         future = dcp.async_save(
             dict(tensors), storage_writer=writer, planner=SavePlanner(), process_group=self._group
@@ -134,6 +140,18 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return latest(self.directory)
 
+    def until(self, step: int) -> list[Path]:
+        """The checkpoints of `step` and before, old to new, on every rank alike.
+
+        Waits for the one under way.
+
+        Raises:
+            OSError: that one could not be written.
+        """
+        self.wait()
+        # As in `restore`, one rank looks.
+        return self.world.gather(until(self.directory, step) if self.world.is_first else None)[0]
+
     def restore(self, tensors: State, say: Callable[[str], None]) -> tuple[Path, dict] | None:
         """Read the newest good checkpoint into `tensors`; see `load_newest`.
 
@@ -153,7 +171,9 @@ class Checkpoints:
         self.world.barrier()
         return path, facts
 
-    def _publish(self, step: int, facts: dict[str, Any], digests: dict[str, Digest]) -> None:
+    def _publish(
+        self, step: int, facts: dict[str, Any], digests: dict[str, Digest], calm: int
+    ) -> None:
         """On the first rank, in the thread that writes, when all ranks have written."""
         temporary, final = self._temporary(step), self.directory / f"step-{step:09d}"
         (temporary / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
@@ -164,7 +184,8 @@ class Checkpoints:
         temporary.rename(final)
         _sync(self.directory)
         found = complete(self.directory)
-        spare = {*found} - {*found[-self.keep :]} - {*best(found, self.keep_best)}
+        kept = {*found[-self.keep :], *best(found, self.keep_best, self.best_by)}
+        spare = {*found} - kept - {*until(self.directory, calm)[-1:]}
         for old in [*aside, *map(self._aside, spare)]:
             shutil.rmtree(old)
 

@@ -45,7 +45,7 @@ def deepspeed(arguments: Sequence[str]) -> None:
         raise ValueError(f"--ranks is {ranks!r}; it must be a number of processes")
     recipe = _recipe("deepspeed", arguments)
     from dgan.build import deepspeed_plan
-    from dgan.config import validate
+    from dgan.validation import validate
 
     strategy = replace(recipe.parallel, strategy="deepspeed")
     recipe = replace(recipe, parallel=strategy)
@@ -108,6 +108,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": commands.sample,
     "evaluate": commands.evaluate,
     "export": commands.export,
+    "toy": commands.toy,
     "doctor": commands.doctor,
     "data pack": data_commands.pack,
     "data import": data_commands.pack,

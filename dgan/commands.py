@@ -1,11 +1,12 @@
 """The commands of `dgan` besides training: each function is one, its arguments are flags."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from dgan import recipes
+from dgan.config import Loss
 
 Given = tyro.conf.Positional
 
@@ -36,7 +37,7 @@ def sample(
         seed: of the latents; sample i of a seed is the same whatever the count.
         label: one class for all; without it, a conditional generator's classes take turns.
         truncation: redraw latent components beyond ± this; 0 leaves them.
-        step: of another checkpoint than the newest, or `best`: the one with the lowest FID.
+        step: of another checkpoint than the newest, or `best`: the one with the best score.
     """
     import torch
 
@@ -80,63 +81,129 @@ def evaluate(
     run: Given[Path],
     /,
     *,
+    all_metrics: Annotated[bool, tyro.conf.arg(name="all"), tyro.conf.FlagCreatePairsOff] = False,
+    metrics: tuple[str, ...] = (),
     samples: int | None = None,
+    real_samples: int | None = None,
     features: str | None = None,
     shards: str | None = None,
     step: int | Literal["best"] | None = None,
+    out: Path | None = None,
 ) -> None:
-    """Score a run's averaged generator: FID, and the classes it covers.
+    """Score a run's averaged generator: a table here, and a JSON in the run's directory.
+
+    FID and the classes it covers; with `--all` every score that features and generator allow.
 
     Args:
         run: the run's directory.
+        all_metrics: every metric that is possible here.
+        metrics: some of fid, kid, manifold (precision, recall, density, coverage, diversity),
+            classifier_score and intra_fid.
         samples: how many to generate; by default as the recipe says.
+        real_samples: real images that kid and manifold compare with; by default as the recipe
+            says; 0: as many as are generated, or all if there are fewer.
         features: what to compare in; by default as the recipe says.
-        shards: the real images; by default those it was trained on.
-        step: of another checkpoint than the newest, or `best`: the one with the lowest FID.
+        shards: the real images, such as a test split; by default those of the training's scores.
+        step: of another checkpoint than the newest, or `best`: the one with the best score.
+        out: the JSON; by default `evaluation-<step>.json` in the run's directory.
     """
-    import json
+    from contextlib import nullcontext
 
-    from dgan.data import ShardDataset
     from dgan.data.location import redact
     from dgan.evaluation import Evaluator, find_features
+    from dgan.opening import open_images
     from dgan.parallel.world import launch
     from dgan.trained import load_run
 
-    if samples is not None and samples < 2:
-        raise ValueError(f"--samples is {samples}; it must be at least 2")
+    for name, value, least in (("samples", samples, 2), ("real-samples", real_samples, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"--{name} is {value}; it must be at least {least}")
     trained = load_run(run, step)
     recipe, data = trained.recipe, trained.recipe.data
+    compared = shards or recipe.evaluation.shards or data.shards
+    named = features or recipe.evaluation.features
+    cache = run / "classifier.safetensors"
+    has_features = named != "auto" or cache.exists()
     with (
         launch(precision=recipe.train.precision) as world,
-        ShardDataset(
-            shards or data.shards, resolution=data.resolution, channels=data.channels
-        ) as dataset,
+        open_images(recipe, compared) as dataset,
+        # Never trained on what it judges: the data to compare with may be another split.
+        nullcontext() if has_features else open_images(recipe, data.shards) as training,
     ):
-        found = find_features(
-            features or recipe.evaluation.features,
-            dataset,
-            seed=recipe.train.seed,
-            cache=run / "classifier.safetensors",
-            world=world,
-        )
         evaluator = Evaluator(
             dataset,
-            found,
+            find_features(named, training, seed=recipe.train.seed, cache=cache, world=world),
             samples=samples or recipe.evaluation.samples,
             # As in training: the score of a step is then the same number.
             batch_size=min(recipe.train.batch_size, 256),
             seed=recipe.train.seed,
             classes=data.classes,
             world=world,
+            metrics=("all",) if all_metrics else metrics or recipe.evaluation.metrics,
+            real_samples=(recipe.evaluation.real_samples if real_samples is None else real_samples),
+            shards=redact(str(compared)),
         )
         scores = evaluator(trained.network.to(world.device), trained.z_dim)
         if world.is_first:
-            scores |= {"step": trained.step, "shards": redact(str(shards or data.shards))}
-            for key, value in scores.items():
-                print(f"{key:16} {value:.4g}" if isinstance(value, float) else f"{key:16} {value}")
-            (run / f"evaluation-{trained.step:09d}.json").write_text(
-                json.dumps(scores, indent=1) + "\n"
-            )
+            path = out or run / f"evaluation-{trained.step:09d}.json"
+            _report(scores | {"step": trained.step}, path)
+
+
+def _report(scores: dict[str, Any], path: Path) -> None:
+    """Print what was measured, and write it to `path`, whole or not at all."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dgan.scores import SCORES
+
+    table = Table("score", "value", "better", "what it is", box=None, padding=(0, 1, 0, 0))
+    table.columns[0].min_width = 16
+    table.columns[0].no_wrap = True
+    for key in (key for key in SCORES if key in scores):
+        value = f"{scores[key]:.4g}" if isinstance(scores[key], float) else str(scores[key])
+        table.add_row(key, value, SCORES[key].better or "–", SCORES[key].means)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table, soft_wrap=False)
+    for key, value in scores.items():
+        if key not in SCORES and not isinstance(value, dict):
+            console.print(f"{key:21} {value}", markup=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(json.dumps(scores, indent=1) + "\n")
+    aside.replace(path)
+    console.print(f"{'written to':21} {path}", markup=False)
+
+
+def toy(
+    name: Given[Literal["ring", "grid", "swissroll", "dirac"]],
+    /,
+    *,
+    loss: tuple[Loss, ...] = ("relativistic", "non_saturating"),
+    seeds: int = 1,
+    steps: int = 20_000,
+    out: Path = Path("runs/toy"),
+) -> None:
+    """Train on points of a known distribution, and score by PacGAN's protocol.
+
+    The relativistic loss comes with R1 + R2, Wasserstein with its gradient penalty, the others with
+    none. A training takes about 5 minutes on one core.
+
+    Args:
+        name: `ring` of 8 Gaussians, `grid` of 25, `swissroll`; `dirac` trains nothing: it measures
+            the eigenvalues of the smallest game, and compares them with the closed form.
+        loss: one or more.
+        seeds: trainings of each, with seeds 0, 1, …
+        steps: of each training.
+        out: folder of the runs, pictures and animations.
+    """
+    from dgan.toy import dirac, play
+
+    for key, value in (("seeds", seeds), ("steps", steps)):
+        if value < 1:
+            raise ValueError(f"--{key} is {value}; it must be at least 1")
+    dirac(out) if name == "dirac" else play(name, loss, seeds, steps, out)
 
 
 def export(
@@ -147,7 +214,7 @@ def export(
     Args:
         run: the run's directory.
         out: a new folder; `dgan.load_generator(out)` reads it.
-        step: of another checkpoint than the newest, or `best`: the one with the lowest FID.
+        step: of another checkpoint than the newest, or `best`: the one with the best score.
     """
     import dgan
     from dgan.build import network_arguments

@@ -6,12 +6,16 @@ is handed plain values.
 
 import dataclasses
 import difflib
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from dgan.schedule import Cosine, constant
+
+Loss = Literal[
+    "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic",
+    "relativistic_average",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +24,9 @@ class Task:
 
     name: str = "synthesis"
     """`synthesis` (images from noise, with or without a class)."""
-    loss: Literal["non_saturating", "hinge", "relativistic"] = "relativistic"
+    loss: Loss = "relativistic"
+    smoothing: float = 0.0
+    """Real samples' target is 1 − this (minimax, non_saturating, least_squares)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +45,18 @@ class Player:
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
-    """γ/2 · (‖∇D(real)‖² + ‖∇D(fake)‖²); γ = 0 leaves it out."""
+    """γ/2 · (‖∇D(real)‖² + ‖∇D(fake)‖²), or another; γ = 0 leaves it out."""
 
     gamma: Cosine = field(default_factory=lambda: constant(1.0))
+    points: Literal["both", "real", "fake", "between", "around"] = "both"
+    """Where: at real samples (R1), at fake ones (R2) or both; between them (WGAN-GP); around real
+    ones (DRAGAN)."""
+    kind: Literal["zero_centered", "one_centered"] = "zero_centered"
+    """γ/2 ‖∇D‖², or γ (‖∇D‖ − 1)²."""
+    one_sided: bool = False
+    """one_centered: norms below 1 are not penalised."""
+    augmented: bool = False
+    """With respect to augmented samples; otherwise through the augmentation."""
     every: int = 1
     """Steps between penalties, each then so many times as strong (lazy regularisation)."""
     method: Literal["auto", "double", "forward", "difference"] = "auto"
@@ -53,10 +68,44 @@ class Penalty:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Regularizers:
+    """Weights of what is added to the losses (`dgan.objectives.regularizers`); 0 leaves it out."""
+
+    clip: float = 0.0
+    """No addition: puts the discriminator's weights into [−clip, clip] after each update (WGAN)."""
+    lecam: float = 0.0
+    bcr: float = 0.0
+    """Balanced consistency, under DiffAugment."""
+    zcr: float = 0.0
+    """Latent consistency: of the discriminator, when latents move by `zcr_noise`."""
+    zcr_generator: float = 0.0
+    """And how strongly the generator is to answer such a move."""
+    zcr_noise: float = 0.07
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """What samples go through before they are judged, real and generated ones alike."""
+
+    kind: Literal["none", "diff", "ada"] = "none"
+    """DiffAugment, or the adaptive augmentation of StyleGAN2-ADA."""
+    target: float = 0.6
+    """ada: adapts until the mean sign of real samples' logits is this."""
+    kimg: float = 500.0
+    """ada: thousand images from no augmentation to all of it."""
+    noise: Cosine = field(default_factory=lambda: constant(0.0))
+    """Standard deviation of instance noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Average:
-    """Exponential moving average of the generator's weights."""
+    """Moving average of the generator's weights."""
 
     half_life_kimg: Cosine = field(default_factory=lambda: constant(10.0))
+    ramp: float = 0.0
+    """Above 0: the half-life is at most so many times the images seen so far."""
+    width: float = 0.0
+    """Above 0: a power function average of this width, relative to the run so far, instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +115,10 @@ class Data:
     shards: str | tuple[str, ...]
     """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`, also
     of `https://` and `s3://` addresses; or several of these."""
-    resolution: int
+    kind: Literal["images", "stacked", "points"] = "images"
+    """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `points`: of
+    the toy that `shards` names, `ring`, `grid` or `swissroll`."""
+    resolution: int = 1
     channels: int = 3
     classes: int = 0
     """0: unconditional. Otherwise labels are 0 … classes − 1 and both players see them."""
@@ -137,8 +189,39 @@ class Checkpoint:
     keep: int = 3
     """How many of the newest are kept."""
     keep_best: int = 1
-    """And of those with the lowest FID, where `evaluation.every` meets `every`; GANs may get worse
+    """And of those with the best score, where `evaluation.every` meets `every`; GANs may get worse
     again. `--step best` of `dgan sample`, `evaluate` and `export` takes the best that is kept."""
+    best: str = "fid"
+    """The score that says which is best: one that `evaluation.metrics` gives, such as `kid` or
+    `recall`. Whether lower or higher is better is known (`dgan.scores.SCORES`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """What is a sign that the training fails, and what is done then.
+
+    A loss or gradient that is not finite is a sign at once. The others are statistics in the
+    metrics of every step that stay beyond a bound for `patience` steps in a row; 0: no bound.
+    """
+
+    policy: Literal["stop", "rollback"] = "stop"
+    """`stop`: an error. `rollback`: weights, moments and the average are again those of the newest
+    checkpoint from before the first sign, and the run goes on with other latents and with the data
+    that comes next, so that it does not meet the same batch again before the next epoch. The
+    count of steps goes on too, and with it the schedules."""
+    patience: int = 1000
+    accuracy: float = 0.999
+    """`discriminator/accuracy` of this or more, or of 1 minus this or less."""
+    diversity: float = 0.01
+    """`discriminator/diversity` of this or less: all generated images look alike."""
+    logits: float = 1e4
+    """`discriminator/real_logits` or `fake_logits` of this magnitude or more."""
+    penalty: float = 1e8
+    """`discriminator/r1` or `r2`, mean squared gradients, of this or more."""
+    learning_rate: float = 1.0
+    """Each rollback multiplies both players' learning rates by this."""
+    at_most: int = 3
+    """So many rollbacks of a run; the next sign stops it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +239,18 @@ class Evaluation:
     every: int = 0
     """Steps between evaluations; 0 evaluates at the first and the last step only, −1 never."""
     samples: int = 10_000
+    metrics: tuple[str, ...] = ("fid",)
+    """`fid` (and the classes, where the features know any), `kid`, `manifold` (precision, recall,
+    density, coverage, diversity), `classifier_score`, `intra_fid`; `all`: those that are possible.
+    `fid` always comes."""
+    shards: str | tuple[str, ...] = ""
+    """What is compared with, such as a validation split; empty: the shards that are trained on."""
+    real_samples: int = 0
+    """Real images that `kid` and `manifold` compare with; 0: as many as `samples`, or all if there
+    are fewer. The other metrics take all."""
     features: str = "auto"
-    """`auto` (a classifier trained on the shards' labels), a TorchScript file,
-    or `inception:WEIGHTS` (torch-fidelity's, from a file)."""
+    """`auto` (a classifier trained on the labels of `data.shards`), a TorchScript file, or
+    `inception:WEIGHTS` (torch-fidelity's, from a file)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +280,12 @@ class Recipe:
     train: Train
     task: Task = Task()
     penalty: Penalty = Penalty()
+    regularizers: Regularizers = Regularizers()
+    augment: Augment = Augment()
     average: Average = Average()
     parallel: Parallel = Parallel()
     checkpoint: Checkpoint = Checkpoint()
+    divergence: Divergence = Divergence()
     samples: Samples = Samples()
     evaluation: Evaluation = Evaluation()
     run: Run = Run()
@@ -199,77 +294,6 @@ class Recipe:
     def directory(self) -> Path:
         """The run's directory."""
         return Path(self.run.dir or f"runs/{self.name}")
-
-
-def validate(recipe: Recipe) -> None:
-    """Raise `ValueError` for values that no run can have."""
-    least = {
-        "train.steps": (recipe.train.steps, 1),
-        "train.batch_size": (recipe.train.batch_size, 1),
-        "train.accumulation": (recipe.train.accumulation, 1),
-        "train.discriminator_updates": (recipe.train.discriminator_updates, 1),
-        "train.generator_updates": (recipe.train.generator_updates, 1),
-        "train.log_every": (recipe.train.log_every, 1),
-        "penalty.every": (recipe.penalty.every, 1),
-        "train.seed": (recipe.train.seed, 0),
-        "data.resolution": (recipe.data.resolution, 1),
-        "data.classes": (recipe.data.classes, 0),
-        "data.workers": (recipe.data.workers, 0),
-        "data.cache_gigabytes": (recipe.data.cache_gigabytes, 0),
-        "parallel.copies": (recipe.parallel.copies, 1),
-        "parallel.reshard_within": (recipe.parallel.reshard_within, 0),
-        "checkpoint.every": (recipe.checkpoint.every, 1),
-        "checkpoint.keep": (recipe.checkpoint.keep, 1),
-        "checkpoint.keep_best": (recipe.checkpoint.keep_best, 0),
-        "samples.every": (recipe.samples.every, 1),
-        "samples.count": (recipe.samples.count, 1),
-        "evaluation.every": (recipe.evaluation.every, -1),
-        "evaluation.samples": (recipe.evaluation.samples, 2),
-        "run.stall_minutes": (recipe.run.stall_minutes, 0),
-        "run.start_minutes": (recipe.run.start_minutes, 0),
-    }
-    for key, (value, minimum) in least.items():
-        if value < minimum:
-            raise ValueError(f"--{key} is {value}; it must be at least {minimum}")
-    _check_parallel(recipe.parallel)
-    _check_weights(recipe.data)
-    if recipe.data.channels not in (1, 3):
-        raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
-
-
-OF_STRATEGY = {
-    "offload": ("fsdp", "deepspeed"),
-    "reshard_after_forward": ("fsdp",),
-    "reshard_within": ("fsdp",),
-    "copies": ("fsdp",),
-    "zero_stage": ("deepspeed",),
-    "deepspeed_config": ("deepspeed",),
-}
-"""Which strategies an option of `Parallel` is for; the others would ignore it."""
-
-
-def _check_parallel(parallel: Parallel) -> None:
-    for key, strategies in OF_STRATEGY.items():
-        value = getattr(parallel, key)
-        if value != getattr(Parallel(), key) and parallel.strategy not in strategies:
-            raise ValueError(
-                f"--parallel.{key} {value} means nothing under --parallel.strategy "
-                f"{parallel.strategy}: it is for {' and '.join(strategies)}"
-            )
-
-
-def _check_weights(data: Data) -> None:
-    if not data.weights:
-        return
-    given = " ".join(map(str, data.weights))
-    if not all(math.isfinite(weight) and weight > 0 for weight in data.weights):
-        raise ValueError(f"--data.weights is {given}; all of them must be positive numbers")
-    sets = 1 if isinstance(data.shards, str) else len(data.shards)
-    if len(data.weights) != sets:
-        raise ValueError(
-            f"--data.weights is {given}, but --data.shards has {sets} entries: each entry is a "
-            "data set that needs one weight (a pattern such as 'x-*.tar' is one entry, in quotes)"
-        )
 
 
 def switches() -> set[str]:

@@ -13,7 +13,7 @@ from dgan.config import Recipe, nearest
 FORMAT = 1
 """Version of the recipe's form on disk; raised when an old file can no longer be read as it is."""
 
-MAY_CHANGE = ("run", "parallel", "checkpoint", "samples", "evaluation")
+MAY_CHANGE = ("run", "parallel", "checkpoint", "divergence", "samples", "evaluation")
 MAY_CHANGE_TOO = (
     "penalty.check",
     "penalty.keep_unsharded",
@@ -25,7 +25,8 @@ MAY_CHANGE_TOO = (
     "data.cache",
     "data.cache_gigabytes",
 )
-"""What a resumed run may set anew: none of it alters the weights that the recipe trains towards."""
+"""What a resumed run may set anew: it does not alter the weights that a healthy run trains
+towards."""
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -74,7 +74,7 @@ class Run:
         """Begin to record at `step`: what was recorded after it comes again, so it is dropped."""
         if not self.writes:
             return
-        kept = [record for record in self._records() if record["step"] <= step]
+        kept = [record for record in metrics_of(self.directory) if record["step"] <= step]
         aside = self.directory / "metrics.tmp"
         aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
         aside.replace(self.directory / "metrics.jsonl")
@@ -116,7 +116,7 @@ class Run:
                 self._board.add_scalar(key, value, step)
         self._board.flush()
 
-    def status(self, step: int, values: dict[str, float]) -> None:
+    def status(self, step: int, values: dict[str, Any]) -> None:
         """Record the training's values and show the most telling of them."""
         now = time.perf_counter()
         before, step_before = self._mark
@@ -154,18 +154,14 @@ class Run:
 
     def history(self, key: str) -> list[tuple[int, float]]:
         """The (step, value) pairs that were recorded under `key`."""
-        return [(record["step"], record[key]) for record in self._records() if key in record]
+        return [
+            (record["step"], record[key]) for record in metrics_of(self.directory) if key in record
+        ]
 
     def _log(self, line: str) -> None:
         if self.writes:
             with (self.directory / "log.txt").open("a") as log:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-
-    def _records(self) -> list[dict[str, Any]]:
-        path = self.directory / "metrics.jsonl"
-        text = path.read_text() if path.exists() else ""
-        # A process that was killed may have left half a line: what ends in a newline is whole.
-        return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
 
     def __enter__(self) -> Self:
         return self
@@ -173,6 +169,14 @@ class Run:
     def __exit__(self, *_: object) -> None:
         if self._board is not None:
             self._board.close()
+
+
+def metrics_of(directory: Path) -> list[dict[str, Any]]:
+    """What a run has recorded, one entry a time."""
+    path = directory / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    # A process that was killed may have left half a line: what ends in a newline is whole.
+    return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
 
 
 def save_grid(images: Tensor, path: Path, columns: int, *, enlarge: bool = True) -> np.ndarray:

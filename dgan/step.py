@@ -8,20 +8,30 @@ import torch
 from torch import Tensor
 
 from dgan.draws import Draws, seed_of
+from dgan.networks.spectral import advance_spectral_norms
+from dgan.objectives.regularizers import clip_weights_
 from dgan.parallel.average import Average
-from dgan.parallel.replicas import Replica, State
+from dgan.parallel.replicas import Replica, State, local
 from dgan.parallel.world import World
-from dgan.schedule import Cosine
+from dgan.schedule import Averaging, Cosine
+from dgan.tasks.statistics import scalars
 from dgan.tasks.synthesis import Synthesis
 
 Batch = dict[str, Any]
 Objective = Callable[..., dict[str, Tensor]]
-"""(player's network, opponent's network, batch, draws, images seen) → scalars, each a mean over
-the batch; `loss` is what is minimised."""
+"""(player's network, opponent's network, batch, draws, images seen) → scalars and vectors, each a
+mean over the batch; `loss` is what is minimised."""
 
 
 class NonFinite(ArithmeticError):
-    """A loss or a gradient is NaN or infinite; the weights were not updated."""
+    """A loss or a gradient is NaN or infinite; the weights were not updated.
+
+    `player`, whose it is, still holds the gradients.
+    """
+
+    def __init__(self, message: str, player: "Player") -> None:
+        super().__init__(message)
+        self.player = player
 
 
 class Player:
@@ -33,6 +43,7 @@ class Player:
         learning_rate: over images seen; `beta2` likewise.
         beta1: Adam's first moment decay.
         epsilon: Adam's.
+        clip: every weight is put into [−clip, clip] after an update (Arjovsky et al. 2017); 0: not.
     """
 
     def __init__(
@@ -44,19 +55,29 @@ class Player:
         beta1: float,
         beta2: Cosine,
         epsilon: float,
+        clip: float = 0.0,
     ) -> None:
         self.name = name
         self.replica = replica
         self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
+        self.clip = clip
         replica.drive(
             torch.optim.Adam(replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon)
         )
 
-    def step(self, images_seen: int) -> None:
-        """Move the weights along the accumulated gradients, and forget these."""
+    def step(self, images_seen: int, rate: float = 1.0) -> None:
+        """Move the weights along the accumulated gradients, and forget these.
+
+        `rate` multiplies the learning rate.
+        """
         self.replica.step(
-            lr=self.learning_rate.at(images_seen), betas=(self.beta1, self.beta2.at(images_seen))
+            lr=rate * self.learning_rate.at(images_seen),
+            betas=(self.beta1, self.beta2.at(images_seen)),
         )
+        if self.clip:
+            clip_weights_(map(local, self.replica.weights().values()), self.clip)
+            self.replica.written()
+        advance_spectral_norms(self.replica.module)
 
     def state(self) -> State:
         """Weights, buffers and moments by name; loading writes into them."""
@@ -70,8 +91,7 @@ class Players:
     generator: Player
     discriminator: Player
     average: Average
-    half_life_kimg: Cosine
-    """Of the average, in thousand images, over images seen."""
+    averaging: Averaging
     task: Synthesis
 
     def state(self) -> State:
@@ -80,6 +100,7 @@ class Players:
             **self.generator.state(),
             **self.discriminator.state(),
             **{f"average.{name}": tensor for name, tensor in self.average.state().items()},
+            **{f"task.{name}": tensor for name, tensor in self.task.memory.items()},
         }
 
     def loaded(self) -> None:
@@ -99,6 +120,8 @@ class Pace:
     discriminator_updates: int
     generator_updates: int
     seed: int
+    learning_rate: float = 1.0
+    """Multiplies both players'."""
 
     @property
     def images_per_step(self) -> int:
@@ -112,7 +135,7 @@ def adversarial_step(
     """Step `step` (from 1): each discriminator update takes a batch, the generator's the last one.
 
     Returns:
-        What `update` returns, of both players; of several updates, of the last.
+        What `update` returns, named `player/key`; of several updates, of the last.
 
     Raises:
         NonFinite: on every rank; the weights are those before the update that failed.
@@ -126,14 +149,19 @@ def adversarial_step(
     for index in range(pace.discriminator_updates):
         batch = prepare(next(stream), world)
         turn = Turn(task.discriminator_loss, batch, step, index, images_seen)
-        metrics |= update(discriminator, generator, turn, pace, world)
+        found = update(discriminator, generator, turn, pace, world)
+        task.after(found, pace.batch_size)
+        metrics |= named(discriminator, found)
     for index in range(pace.generator_updates):
         turn = Turn(task.generator_loss, batch, step, index, images_seen)
-        metrics |= update(generator, discriminator, turn, pace, world)
-    half_life = 1000 * players.half_life_kimg.at(images_seen)
-    decay = 0.5 ** (pace.images_per_step / half_life) if half_life > 0 else 0.0
-    players.average.update(decay)
+        metrics |= named(generator, update(generator, discriminator, turn, pace, world))
+    players.average.update(players.averaging.decay(images_seen, pace.images_per_step))
     return metrics
+
+
+def named(player: Player, metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics of a player's update, named `player/key`."""
+    return {f"{player.name}/{key}": value for key, value in metrics.items()}
 
 
 @dataclass(frozen=True)
@@ -155,7 +183,8 @@ def update(
     """One optimizer step of `player` on the global batch.
 
     Returns:
-        The objective's scalars and `gradient_norm`, over the global batch, named `player/key`.
+        The objective's scalars, what `scalars` makes of its vectors, and `gradient_norm`, over the
+        global batch.
 
     Raises:
         NonFinite: on every rank, before any weight has changed.
@@ -187,46 +216,53 @@ def update(
     try:
         means = _over_ranks(player, sums, turn.batch, world)
     except NonFinite as error:
-        raise NonFinite(f"step {turn.step}: {error}") from None
-    player.step(turn.images_seen)
-    return {f"{player.name}/{key}": value for key, value in means.items()}
+        raise NonFinite(f"step {turn.step}: {error}", player) from None
+    player.step(turn.images_seen, pace.learning_rate)
+    return means
 
 
 def _over_ranks(
     player: Player, sums: dict[str, Tensor], batch: Batch, world: World
 ) -> dict[str, float]:
-    """Means over ranks and the gradient's norm, in one exchange that also finds bad numbers."""
-    squares = player.replica.squared_gradient_norm()
-    local = torch.stack([*(value / world.size for value in sums.values()), squares])
-    total = world.total(local.clone())
+    """What is logged, over all ranks, in one exchange that also finds bad numbers."""
+    parts = {key: value / world.size for key, value in sums.items()}
+    parts["gradient"] = player.replica.squared_gradient_norm()
+    flat = torch.cat([part.flatten() for part in parts.values()])
+    total = world.total(flat).cpu()
     if not bool(total.isfinite().all()):
-        raise _non_finite(player, local, list(sums), batch, world)
-    *means, square = total.tolist()
-    return {**dict(zip(sums, means)), "gradient_norm": square**0.5}
+        raise _non_finite(player, parts, batch, world)
+    pieces = total.split([part.numel() for part in parts.values()])
+    means = {key: piece.view(parts[key].shape) for key, piece in zip(parts, pieces)}
+    norm = means.pop("gradient").sqrt()
+    return {**scalars(means), "gradient_norm": norm.item()}
 
 
-def _non_finite(
-    player: Player, local: Tensor, names: list[str], batch: Batch, world: World
-) -> NonFinite:
-    bad = [n for n, ok in zip([*names, "gradient"], local.isfinite().tolist()) if not ok]
+def _non_finite(player: Player, parts: dict[str, Tensor], batch: Batch, world: World) -> NonFinite:
+    bad = [name for name, part in parts.items() if not bool(part.isfinite().all())]
     reports = world.gather({"terms": bad, "keys": batch["__key__"]})
     lines = [
         f"rank {rank}: {', '.join(report['terms'])}; samples {', '.join(report['keys'])}"
         for rank, report in enumerate(reports)
         if report["terms"]
     ]
-    return NonFinite(f"the {player.name}'s update is not finite\n" + "\n".join(lines))
+    return NonFinite(f"the {player.name}'s update is not finite\n" + "\n".join(lines), player)
 
 
 def prepare(batch: Batch, world: World) -> Batch:
-    """A batch of the stream on the device, images in [−1, 1] of the run's dtype."""
-    moved = {
-        key: value.to(world.device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
+    """A batch of the stream on the device, in the run's dtype; pixels (uint8) in [−1, 1]."""
+    return {key: _prepared(value, world) for key, value in batch.items()}
+
+
+def _prepared(value: Any, world: World) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(world.device, non_blocking=True)
+    if value.is_floating_point():
+        return value.to(world.dtype)
+    if value.dtype != torch.uint8:
+        return value
     # Decoders write channels last; generated images, which they will meet, are contiguous.
-    image = moved["image"].to(world.dtype, memory_format=torch.contiguous_format)
-    return {**moved, "image": image / 127.5 - 1.0}
+    return value.to(world.dtype, memory_format=torch.contiguous_format) / 127.5 - 1.0
 
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:

@@ -1,27 +1,29 @@
 """The training loop: read `train` from top to bottom."""
 
-import os
-import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 import dgan
-from dgan.build import build_evaluator, build_players, open_run, open_stream, pace
+from dgan.build import build_evaluator, build_pictures, build_players, pace
 from dgan.checkpoint import Checkpoints
-from dgan.config import Recipe, validate
-from dgan.data import ShardStream
+from dgan.config import Recipe
+from dgan.divergence import Guard
 from dgan.draws import Draws
-from dgan.evaluation import Evaluator, to_uint8
+from dgan.evaluation import Evaluator
+from dgan.laboratory.evaluator import PointEvaluator
 from dgan.lock import hold
+from dgan.opening import Stream, open_run, open_stream
 from dgan.parallel.world import World, launch
+from dgan.pictures import Pictures
 from dgan.run import Run, StopSignal
-from dgan.step import Batch, Players, adversarial_step, prepare
+from dgan.step import Batch, Players, prepare
+from dgan.summary import summarise
+from dgan.validation import validate
 
 
 def train(recipe: Recipe) -> str | None:
@@ -32,7 +34,7 @@ def train(recipe: Recipe) -> str | None:
 
     Raises:
         ValueError, FileNotFoundError: the recipe cannot be run as it is.
-        dgan.step.NonFinite: a loss or gradient was; the last checkpoint is usable.
+        dgan.divergence.Diverged: the training fails; says which checkpoint is usable.
         OSError: a checkpoint could not be written; the one before it is usable.
         ConnectionError: another rank was lost; likewise.
     """
@@ -53,39 +55,45 @@ def train(recipe: Recipe) -> str | None:
             run.directory / "checkpoints",
             keep=recipe.checkpoint.keep,
             keep_best=recipe.checkpoint.keep_best,
+            best_by=recipe.checkpoint.best,
             world=world,
             confirm=confirm,
         ) as checkpoints,
     ):
         players = build_players(recipe, world)
-        start = restore(checkpoints, players, stream, run)
+        guard = Guard(**asdict(recipe.divergence))
+        start = restore(checkpoints, players, stream, guard, run)
         run.open(start)
         evaluator = build_evaluator(recipe, stream, world, run)
+        pictures = build_pictures(recipe, stream, world)
         if start == 0:
             if recipe.penalty.check:
                 check(players, stream, world, run)
-            run.grid("reals", first_images(stream, recipe.samples.count), grid_columns(recipe))
-            show(players, recipe, world, run, step=0)
+            run.grid("reals", *pictures.of_reals())
+            show(players, pictures, recipe, run, step=0)
             evaluate(evaluator, players, run, step=0)
 
         step, asked, batches = start, 0, watched(stream, world)
         for step in run.steps(start):
             world.at("update", step)
-            metrics = adversarial_step(players, batches, step, step_plan, world)
+            metrics = guard.step(players, batches, step, step_plan, world)
+            if guard.alarm:
+                guard.respond(step, players, checkpoints, run.say)
             last = step == plan.steps
-            if due(step, plan.log_every) or last:
-                run.status(step, metrics | skipped(stream, run, world))
+            if due(step, plan.log_every) or last or guard.alarm:
+                run.status(step, metrics | guard.metrics() | skipped(stream, run, world))
             if due(step, recipe.samples.every) or last:
-                show(players, recipe, world, run, step)
+                show(players, pictures, recipe, run, step)
             scores = {}
             if due(step, recipe.evaluation.every) or last:
                 scores = evaluate(evaluator, players, run, step)
             world.at("checkpoint")
             # Of the signals that ranks received, the same one on all of them.
             asked, failed = world.largest(stop.received, checkpoints.failed)
-            if due(step, recipe.checkpoint.every) or last or asked or failed:
-                facts = {"stream": stream.state_dict(), "scores": scores, "dgan": dgan.__version__}
-                checkpoints.save(step, players.state(), facts)
+            if due(step, recipe.checkpoint.every) or last or asked or failed or guard.alarm:
+                facts = {"stream": stream.state_dict(), "divergence": guard.state_dict()}
+                facts |= {"scores": scores, "dgan": dgan.__version__}
+                checkpoints.save(step, players.state(), facts, calm=guard.calm)
             checkpoints.poll()
             if asked or failed:
                 break
@@ -98,7 +106,7 @@ def train(recipe: Recipe) -> str | None:
         return stopped_by
 
 
-def watched(stream: ShardStream, world: World) -> Iterator[Batch]:
+def watched(stream: Stream, world: World) -> Iterator[Batch]:
     """The batches of `stream`; the watchdog knows when one is waited for."""
     while True:
         world.at("reading data")
@@ -112,7 +120,9 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def restore(checkpoints: Checkpoints, players: Players, stream: ShardStream, run: Run) -> int:
+def restore(
+    checkpoints: Checkpoints, players: Players, stream: Stream, guard: Guard, run: Run
+) -> int:
     """Load the newest good checkpoint, if there is one; the step it was taken at, or 0."""
     found = checkpoints.restore(players.state(), run.say)
     if found is None:
@@ -120,12 +130,13 @@ def restore(checkpoints: Checkpoints, players: Players, stream: ShardStream, run
     path, facts = found
     players.loaded()
     stream.load_state_dict(facts["stream"])
+    guard.load_state_dict(facts.get("divergence", {}))
     run.say(f"going on from {path}")
     return int(facts["step"])
 
 
-def check(players: Players, stream: ShardStream, world: World, run: Run) -> None:
-    """Compare the penalty's gradient with a finite difference, on images the stream keeps."""
+def check(players: Players, stream: Stream, world: World, run: Run) -> None:
+    """Compare the penalty's gradient with a finite difference, on samples the stream keeps."""
     rows = min(stream.batch_size, 32 * world.size)
     batches = stream.dataset.batches(
         rows, rank=world.rank, world_size=world.size, skip_corrupt=True
@@ -140,47 +151,29 @@ def check(players: Players, stream: ShardStream, world: World, run: Run) -> None
 
 
 @torch.no_grad()
-def show(players: Players, recipe: Recipe, world: World, run: Run, step: int) -> None:
-    """A grid of samples from latents that stay the same; for conditional networks a row a class."""
-    columns = grid_columns(recipe)
-    count = min(recipe.samples.count, columns * (recipe.data.classes or recipe.samples.count))
+def show(players: Players, pictures: Pictures, recipe: Recipe, run: Run, step: int) -> None:
+    """A picture of samples from latents that stay the same."""
+    world = pictures.world
     draws = Draws(
         seed=recipe.train.seed,
         purpose="grid",
         step=0,
-        rows=range(count),
+        rows=range(pictures.count),
         device=world.device,
         dtype=world.dtype,
     )
-    labels = None
-    if recipe.data.classes:
-        labels = torch.arange(count, device=world.device) // columns
     world.at("sample grid")
     # Every rank makes all of them: a sharded network needs every rank in every call.
     with players.average.network() as network, world.autocast():
-        images = network(draws.normal(players.task.z_dim), labels)
-    run.grid(f"step-{step:09d}", to_uint8(images), columns)
+        samples = network(draws.normal(players.task.z_dim), pictures.labels)
+    with players.discriminator.replica.frozen() as judge:
+        sheet = pictures.of_samples(samples, judge)
+    run.grid(f"step-{step:09d}", *sheet)
 
 
-def grid_columns(recipe: Recipe) -> int:
-    """How many samples stand in a row."""
-    count, classes = recipe.samples.count, recipe.data.classes
-    return max(1, count // classes) if classes else max(1, round(count**0.5))
-
-
-def first_images(stream: ShardStream, count: int) -> torch.Tensor:
-    """The first images of the shards, for comparison with the samples."""
-    found = torch.empty(0, dtype=torch.uint8)
-    for batch in stream.dataset.batches(count, skip_corrupt=True):
-        found = torch.cat([found, batch["image"]])[:count] if len(found) else batch["image"]
-        if len(found) == count:
-            break
-    if not len(found):
-        raise ValueError(f"no sample of {stream.dataset.table} decodes: pack the shards again")
-    return found
-
-
-def evaluate(evaluator: Evaluator | None, players: Players, run: Run, step: int) -> dict[str, Any]:
+def evaluate(
+    evaluator: Evaluator | PointEvaluator | None, players: Players, run: Run, step: int
+) -> dict[str, Any]:
     """Score the averaged generator, record what came out, and return it."""
     if evaluator is None:
         return {}
@@ -199,7 +192,7 @@ def evaluate(evaluator: Evaluator | None, players: Players, run: Run, step: int)
     return scores
 
 
-def skipped(stream: ShardStream, run: Run, world: World) -> dict[str, float]:
+def skipped(stream: Stream, run: Run, world: World) -> dict[str, float]:
     """Samples left out on all ranks because they do not decode; their names go to the log."""
     recent = [(skip.shard, skip.key, skip.reason) for skip in stream.drain_skipped()]
     reports = world.gather((recent, stream.skipped.total()))
@@ -207,49 +200,3 @@ def skipped(stream: ShardStream, run: Run, world: World) -> dict[str, float]:
         for shard, key, reason in names:
             run.say(f"skipped sample {key} of {shard} on rank {rank}: {reason}")
     return {"data/skipped": float(sum(total for _, total in reports))}
-
-
-def summarise(run: Run, checkpoints: Checkpoints, step: int, stopped_by: str | None) -> None:
-    """The table that ends a run, and how to go on."""
-    newest = checkpoints.latest()
-    rows = {}
-    for key, name in (("fid", "FID"), ("coverage", "classes covered")):
-        if history := run.history(key):
-            (first, before), (last, after) = history[0], history[-1]
-            form = "{:.0%}" if key == "coverage" else "{:.2f}"
-            rows[name] = (
-                f"{form.format(before)} at step {first} → {form.format(after)} at step {last}"
-            )
-    if features := run.history("features"):
-        rows["FID's features"] = str(features[-1][1])
-    if speeds := [value for _, value in run.history("images_per_second")]:
-        rows["images per second"] = f"{sorted(speeds)[len(speeds) // 2]:.0f}"
-    if grids := sorted((run.directory / "samples").glob("step-*.png")):
-        rows["samples"] = str(grids[-1])
-    if newest is not None:
-        rows["checkpoint"] = str(newest)
-    # DeepSpeed's launcher, unlike torchrun, sets only the second.
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 0)))
-    command = (
-        f"{program('torchrun')} --nproc-per-node {ranks} -m dgan" if ranks else program("dgan")
-    )
-    rows["go on"] = f"{command} train {run.directory}"
-    if step >= run.total:
-        rows["go on"] += f" --train.steps {2 * step}"
-    rows["curves"] = f"{program('tensorboard')} --logdir {run.directory}"
-    title = (
-        f"{run.directory}: stopped by {stopped_by}, saved"
-        if stopped_by
-        else f"{run.directory}: done"
-    )
-    run.table(f"{title} at step {step} of {run.total}", rows)
-
-
-def program(name: str) -> str:
-    """How a person starts a program of this Python environment from here."""
-    beside = Path(sys.executable).parent / name
-    on_path = shutil.which(name)
-    is_active = on_path is not None and Path(on_path).parent == beside.parent
-    if is_active or not beside.exists():
-        return name
-    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)

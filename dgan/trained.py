@@ -24,7 +24,7 @@ class TrainedGenerator:
 
 
 Step = int | Literal["best"] | None
-"""Which checkpoint: of that step, the one with the lowest FID, or the newest good one."""
+"""Which checkpoint: of that step, the one with the best score, or the newest good one."""
 
 
 def load_run(directory: Path, step: Step = None) -> TrainedGenerator:
@@ -39,7 +39,7 @@ def load_run(directory: Path, step: Step = None) -> TrainedGenerator:
         dgan.checkpoint.DamagedCheckpoint: it is damaged; or all are, where the newest is asked for.
     """
     recipe = from_toml(directory / "recipe.toml")
-    paths = _chosen(directory, step)
+    paths = _chosen(directory, step, recipe.checkpoint.best)
     generator = build_network(recipe, "generator")
     if recipe.train.precision == "float64":
         generator.double()
@@ -49,18 +49,18 @@ def load_run(directory: Path, step: Step = None) -> TrainedGenerator:
     return TrainedGenerator(recipe, generator.eval().requires_grad_(False), z_dim, facts["step"])
 
 
-def _chosen(directory: Path, step: Step) -> list[Path]:
-    """What `step` means: one path, or all that there are."""
+def _chosen(directory: Path, step: Step, score: str) -> list[Path]:
+    """What `step` means: one path, or all that there are; `score` says what is best."""
     found = {int(path.name[5:]): path for path in candidates(directory / "checkpoints")}
     if not found:
         raise FileNotFoundError(f"{directory} has no checkpoint yet: `dgan train {directory}`")
     if step is None:
         return list(found.values())
     if step == "best":
-        if not (scored := best(list(found.values()), 1)):
+        if not (scored := best(list(found.values()), 1, score)):
             raise FileNotFoundError(
                 f"{directory} has no checkpoint of a step that was evaluated: "
-                "--evaluation.every says when that is"
+                f"--evaluation.every says when that is, --checkpoint.best that {score} counts"
             )
         return scored
     if step not in found:

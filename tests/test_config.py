@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 from tiny import tiny
 
-from dgan.config import Recipe, validate
+from dgan.config import Recipe
 from dgan.recipe_file import (
     FORMAT,
     MAY_CHANGE,
@@ -20,6 +20,7 @@ from dgan.recipe_file import (
 )
 from dgan.recipes import RECIPES
 from dgan.schedule import Cosine
+from dgan.validation import validate
 
 
 def saved(path: Path, recipe: Recipe) -> Path:
@@ -120,7 +121,11 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         ("generator.network", 3, r"generator.network is 3; it must be of type str"),
         ("generator.options", 3, r"generator.options is 3; it must be of type dict"),
         ("run", 3, r"run must be a table, not 3"),
-        ("task.loss", "hinges", r"task.loss is 'hinges'; choose from .*hinge, relativistic"),
+        (
+            "task.loss",
+            "hinges",
+            r"task.loss is 'hinges'; choose from minimax, .*hinge, wasserstein, ",
+        ),
         ("parallel.strategy", 1, r"parallel.strategy is 1; choose from single, ddp, fsdp"),
         ("train.steps", None, r"missing train.steps$"),
         ("train", {"seed": 3}, r"missing train.steps, train.batch_size$"),
@@ -178,6 +183,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("samples__count", 0, 1),
         ("evaluation__every", -2, -1),
         ("evaluation__samples", 1, 2),
+        ("evaluation__real_samples", -1, 0),
     ],
 )
 def test_values_below_the_least_are_refused(key: str, value: int, least: int) -> None:

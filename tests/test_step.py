@@ -16,7 +16,7 @@ from dgan.parallel.average import Average
 from dgan.parallel.distribute import distribute
 from dgan.parallel.layout import Layout
 from dgan.parallel.world import World, launch
-from dgan.schedule import Cosine, constant
+from dgan.schedule import Averaging, Cosine, constant
 from dgan.step import (
     Batch,
     NonFinite,
@@ -29,6 +29,7 @@ from dgan.step import (
     split,
     update,
 )
+from dgan.tasks.penalty import Penalty
 from dgan.tasks.synthesis import Synthesis
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -61,12 +62,14 @@ def networks(family: str) -> tuple[nn.Module, nn.Module]:
     )
 
 
-def task(loss: str = "relativistic", **options: Any) -> Synthesis:
+def task(
+    loss: str = "relativistic", penalty: dict[str, Any] | None = None, **options: Any
+) -> Synthesis:
     schedule = Cosine(start=2.0, end=0.5, kimg=0.04)
     return Synthesis(
         **{
             "loss": loss,
-            "gamma": schedule,
+            "penalty": Penalty(gamma=schedule, **(penalty or {})),
             "z_dim": 5,
             "conditional": True,
             "separate": False,
@@ -89,7 +92,7 @@ def players(
         generator=Player("generator", replica, **RATES),
         discriminator=Player("discriminator", distribute(discriminator, world, single), **RATES),
         average=Average(replica),
-        half_life_kimg=half_life or constant(0.01),
+        averaging=Averaging(half_life_kimg=half_life or constant(0.01)),
         task=objective or task(),
     )
 
@@ -173,7 +176,7 @@ def test_steps_equal_those_worked_out_by_hand(world: World) -> None:
             r1 = squared_gradient(discriminator, real, labels)
             r2 = squared_gradient(discriminator, fake, labels)
             margin = discriminator(real, labels) - discriminator(fake, labels)
-            gamma = task().gamma.at(seen)
+            gamma = task().penalty.gamma.at(seen)
             loss = F.softplus(-margin).mean() + gamma / 2 * (r1 + r2)
             norm = adam_d.step(loss, seen)
         assert metrics["discriminator/loss"] == pytest.approx(loss.item(), rel=1e-9)
@@ -186,7 +189,7 @@ def test_steps_equal_those_worked_out_by_hand(world: World) -> None:
             norm = adam_g.step(loss, seen)
         assert metrics["generator/loss"] == pytest.approx(loss.item(), rel=1e-9)
         assert metrics["generator/gradient_norm"] == pytest.approx(norm, rel=1e-9)
-        half_life = 1000 * game.half_life_kimg.at(seen)
+        half_life = 1000 * game.averaging.half_life_kimg.at(seen)
         decay = 0.5 ** (2 * SIZE / half_life) if half_life else 0.0
         for mine, theirs in zip(average.parameters(), generator.parameters()):
             mine.data = decay * mine.data + (1 - decay) * theirs.data

@@ -23,6 +23,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dcgan": {"widths": (8,)},
     "mlp": {"widths": (16, 12)},
     "stylegan2": {"widths": (8, 6)},
+    "sngan": {"widths": (8, 6)},
+    "biggan": {"widths": (8, 6)},
+    "transformer": {"width": 8, "depth": 2, "heads": 2, "patch": 4},
 }
 
 

@@ -22,10 +22,11 @@ from pathlib import Path
 
 import torch
 
-from dgan.build import build_players, open_stream, pace
+from dgan.build import build_players, pace
 from dgan.checkpoint import Checkpoints
 from dgan.config import Recipe
 from dgan.data import ShardStream
+from dgan.opening import open_stream
 from dgan.parallel.world import World, launch
 from dgan.recipes import digits
 from dgan.step import Players, adversarial_step

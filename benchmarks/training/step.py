@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
-from dgan.build import build_players, open_stream, pace
+from dgan.build import build_players, pace
 from dgan.config import Recipe
+from dgan.opening import open_stream
 from dgan.parallel.world import launch
 from dgan.recipes import cifar10_r3gan, digits
 from dgan.step import adversarial_step

@@ -1,75 +1,131 @@
-"""Images from noise, with or without a class."""
+"""Samples from noise, with or without a class."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dgan.draws import Draws
+from dgan.objectives import regularizers
+from dgan.objectives.augment import DIFF_AUGMENT_NUMBERS, diff_augment
 from dgan.objectives.check import check_penalty
-from dgan.objectives.losses import LOSSES
-from dgan.objectives.penalties import Method, gradient_penalty
-from dgan.schedule import Cosine
+from dgan.objectives.losses import OverRanks, alone, loss_named
+from dgan.tasks.augmentation import Augmentation, join
+from dgan.tasks.penalty import Judge, Penalty, Side, side_by_side
+from dgan.tasks.statistics import accuracy, moments
 
 Network = Callable[..., Tensor]
 Terms = dict[str, Tensor]
-"""A player's loss under `loss`, and what else is worth logging; scalars, means over the batch."""
+"""A player's loss under `loss`, and what else is worth logging: scalars, and vectors of which
+`statistics.scalars` makes such, all of them means over the batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularizers:
+    """Weights of what is added to the losses, 0 where it is not; see `objectives.regularizers`.
+
+    Attributes:
+        lecam: of LeCam, with running means of the logits.
+        bcr: of balanced consistency, under DiffAugment.
+        zcr: of the discriminator's logits under a change of the latents by `zcr_noise`.
+        zcr_generator: of the change of images, which the generator is to make large.
+        zcr_noise: the standard deviation of that change.
+    """
+
+    lecam: float = 0.0
+    bcr: float = 0.0
+    zcr: float = 0.0
+    zcr_generator: float = 0.0
+    zcr_noise: float = 0.07
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one update of the discriminator is about, before any augmentation."""
+
+    real: Tensor
+    fake: Tensor
+    z: Tensor
+    labels: Tensor | None
+    draws: Draws
 
 
 class Synthesis:
-    """Both players' losses on a batch of real images.
+    """Both players' losses on a batch of real samples.
 
     Args:
         loss: a key of `objectives.losses.LOSSES`.
-        gamma: weight of the penalty γ/2 (‖∇D(real)‖² + ‖∇D(fake)‖²), over images seen.
+        penalty: on the discriminator's gradient.
         z_dim: size of the latents.
         conditional: whether both players are given the batch's labels.
         separate: judge real and fake samples in calls of their own, as a discriminator that
             couples the samples of a batch needs; otherwise one call judges both.
-        method: of the penalty.
-        every: take the penalty in the first of so many steps, so many times as strong (lazy
-            regularisation, Karras et al. 2020, section 3.1). It stays in one update with the
-            adversarial loss, so that the optimizer needs none of their corrections.
-        keep_unsharded: see `gradient_penalty`.
+        smoothing: see `loss_named`.
+        augmentation: of all that is judged.
+        penalise_augmented: take the penalty with respect to augmented samples; otherwise it goes
+            through the augmentation, as in ADA and DiffAugment.
+        regularizers: what is added.
+        over_ranks: of losses with a mean over the global batch within.
+        device: of `memory`.
+        sample: which entry of a batch is the sample.
+
+    Attributes:
+        memory: running means, float64 scalars by name: part of a checkpoint.
     """
 
     def __init__(
         self,
         *,
         loss: str,
-        gamma: Cosine,
+        penalty: Penalty,
         z_dim: int,
         conditional: bool,
         separate: bool,
-        method: Method = "auto",
-        every: int = 1,
-        keep_unsharded: bool = False,
+        smoothing: float = 0.0,
+        augmentation: Augmentation | None = None,
+        penalise_augmented: bool = False,
+        regularizers: Regularizers | None = None,
+        over_ranks: OverRanks = alone,
+        device: torch.device | None = None,
+        sample: str = "image",
     ) -> None:
-        self.loss = LOSSES[loss]
-        self.gamma = gamma
-        self.z_dim = z_dim
-        self.conditional = conditional
-        self.separate = separate
-        self.method: Method = method
-        self.every, self.keep_unsharded = every, keep_unsharded
-
-    @property
-    def has_penalty(self) -> bool:
-        """Whether the discriminator is differentiated twice at any time of the run."""
-        return self.gamma.start > 0 or self.gamma.end > 0
+        self.loss = loss_named(loss, smoothing=smoothing, over_ranks=over_ranks)
+        self.penalty, self.z_dim = penalty, z_dim
+        self.conditional, self.separate = conditional, separate
+        self.augmentation = augmentation or Augmentation()
+        self.penalise_augmented = penalise_augmented
+        self.regularizers = regularizers or Regularizers()
+        self.sample = sample
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        self.memory = {"p": self.augmentation.p}
+        self.memory |= {name: zero.clone() for name in ("lecam_real", "lecam_fake")}
 
     def check(self, discriminator: Network, batch: dict[str, Any]) -> float | None:
-        """The penalty's relative gradient error on real images; None if no exact one is taken.
+        """The penalty's relative gradient error on real samples; None if no exact one is taken.
 
         Raises:
             ArithmeticError: it is too large; see `dgan.check_penalty`.
         """
         # A central difference is an approximation, and said to be one.
-        if not self.has_penalty or self.method == "difference":
+        if not self.penalty.is_taken or self.penalty.method == "difference":
             return None
-        real, labels = batch["image"], self._labels(batch)
-        return check_penalty(discriminator, real, labels, method=self.method)
+        return check_penalty(
+            discriminator, batch[self.sample], self._labels(batch), kind=self.penalty.kind,
+            one_sided=self.penalty.one_sided, method=self.penalty.method,
+        )  # fmt: skip
+
+    def after(self, metrics: dict[str, float], images: int) -> None:
+        """Let `memory` follow an update of the discriminator on so many real samples.
+
+        `metrics` are its terms, over the global batch, by the names they have here.
+        """
+        self.augmentation.follow(metrics["real_signs"], images)
+        if self.regularizers.lecam:
+            for side in ("real", "fake"):
+                average, value = self.memory[f"lecam_{side}"], metrics[f"{side}_logits"]
+                average.copy_(regularizers.advanced(average, torch.tensor(value)))
 
     def discriminator_loss(
         self,
@@ -79,41 +135,45 @@ class Synthesis:
         draws: Draws,
         images_seen: int,
     ) -> Terms:
-        """The adversarial loss and the penalty on real and generated images.
+        """The adversarial loss, the penalty and what else regularises.
 
         `batch["image"]` is `[N, C, H, W]` in [−1, 1], `batch["label"]` int64 `[N]`.
         """
-        real, labels = batch["image"], self._labels(batch)
+        real, labels = batch[self.sample], self._labels(batch)
+        z = draws.normal(self.z_dim)
         with torch.no_grad():
-            fake = generator(draws.normal(self.z_dim), labels)
-        images = torch.cat([real, fake.to(real.dtype)])
-        both = None if labels is None else torch.cat([labels, labels])
-        judge = self._judge_halves(discriminator) if self.separate else discriminator
-        due = (draws.step - 1) % self.every == 0
-        gamma = self.every * self.gamma.at(images_seen) if due else 0.0
-        if gamma > 0:
-            output = gradient_penalty(
-                judge, images, both, method=self.method, keep_unsharded=self.keep_unsharded
-            )
-            logits = output.logits
-            # The mean over both halves is half the sum of the halves' means: R1 + R2.
-            penalty = 2.0 * gamma * output.loss
-            real_norms, fake_norms = output.norms.chunk(2)
-            extra = {
-                "penalty": penalty,
-                "r1": real_norms.square().mean(),
-                "r2": fake_norms.square().mean(),
-            }
+            fake = generator(z, labels).to(real.dtype)
+        numbers = self._numbers(draws, real, images_seen)
+        statistics = torch.stack([moments(real), moments(fake)])
+        played = Round(real, fake, z, labels, draws)
+        if self.penalise_augmented:
+            real = self.augmentation.apply(real, numbers["real"])
+            fake = self.augmentation.apply(fake, numbers["fake"])
+            numbers = {}
+
+        def judge_of(side: Side) -> Judge:
+            return self._judge(discriminator, side, numbers)
+
+        if weight := self.penalty.weight(draws.step, images_seen):
+            penalty, logits, extra = self.penalty.take(judge_of, real, fake, labels, draws)
+            penalty = weight * penalty
+            extra["penalty"] = penalty
         else:
-            logits, penalty, extra = judge(images, both), 0.0, {}
+            logits = judge_of("both")(*side_by_side(real, fake, labels))
+            penalty, extra = 0.0, {}
         real_logits, fake_logits = logits.chunk(2)
         adversarial = self.loss.discriminator(real_logits, fake_logits)
+        more = self._regularised(discriminator, generator, judge_of, played, logits)
         return {
-            "loss": adversarial + penalty,
+            "loss": adversarial + penalty + sum(more.values()),
             "adversarial": adversarial,
             "real_logits": real_logits.mean(),
             "fake_logits": fake_logits.mean(),
+            "real_signs": real_logits.sign().mean(),
+            "accuracy": accuracy(real_logits, fake_logits),
+            "moments": statistics,
             **extra,
+            **more,
         }
 
     def generator_loss(
@@ -124,25 +184,81 @@ class Synthesis:
         draws: Draws,
         images_seen: int,
     ) -> Terms:
-        """The adversarial loss of generated images against the batch's real ones."""
-        labels = self._labels(batch)
-        fake = generator(draws.normal(self.z_dim), labels)
-        fake_logits = discriminator(fake, labels)
+        """The adversarial loss of generated samples against the batch's real ones."""
+        real, labels = batch[self.sample], self._labels(batch)
+        z = draws.normal(self.z_dim)
+        fake = generator(z, labels)
+        numbers = self._numbers(draws, real, images_seen)
+        fake_logits = self._judge(discriminator, "fake", numbers)(fake, labels)
         real_logits = fake_logits
         if self.loss.generator_sees_real:
             with torch.no_grad():
-                real_logits = discriminator(batch["image"], labels)
-        return {"loss": self.loss.generator(real_logits, fake_logits)}
+                real_logits = self._judge(discriminator, "real", numbers)(real, labels)
+        terms = {"loss": self.loss.generator(real_logits, fake_logits)}
+        if weight := self.regularizers.zcr_generator:
+            near = generator(self._near(z, draws), labels)
+            terms["zcr"] = weight * regularizers.diversity(fake, near)
+            terms["loss"] = terms["loss"] + terms["zcr"]
+        return terms
+
+    def _regularised(
+        self,
+        discriminator: Network,
+        generator: nn.Module,
+        judge_of: Callable[[Side], Judge],
+        played: Round,
+        logits: Tensor,
+    ) -> Terms:
+        """What is added to the discriminator's loss, by name."""
+        terms: Terms = {}
+        weights, draws = self.regularizers, played.draws
+        real_logits, fake_logits = logits.chunk(2)
+        if weights.lecam:
+            averages = (self.memory[f"lecam_{side}"].to(logits.dtype) for side in ("real", "fake"))
+            terms["lecam"] = weights.lecam * regularizers.lecam(real_logits, fake_logits, *averages)
+        if weights.bcr:
+            images, labels = side_by_side(played.real, played.fake, played.labels)
+            uniform = [draws.named(f"bcr {n}").uniform(DIFF_AUGMENT_NUMBERS) for n in range(2)]
+            changed = diff_augment(images, torch.cat(uniform))
+            # The mean over both halves is half the sum of the halves' means.
+            distance = regularizers.consistency(logits, discriminator(changed, labels))
+            terms["bcr"] = 2.0 * weights.bcr * distance
+        if weights.zcr:
+            with torch.no_grad():
+                near = generator(self._near(played.z, draws), played.labels).to(logits.dtype)
+            distance = regularizers.consistency(fake_logits, judge_of("fake")(near, played.labels))
+            terms["zcr"] = weights.zcr * distance
+        return terms
+
+    def _near(self, z: Tensor, draws: Draws) -> Tensor:
+        return z + self.regularizers.zcr_noise * draws.named("zcr").normal(self.z_dim)
 
     def _labels(self, batch: dict[str, Any]) -> Tensor | None:
         return batch["label"] if self.conditional else None
 
-    @staticmethod
-    def _judge_halves(discriminator: Network) -> Network:
-        """Two calls, joined: all forward passes come before any differentiation."""
+    def _numbers(self, draws: Draws, real: Tensor, images_seen: int) -> dict[str, dict[str, Any]]:
+        """What happens to the samples of each side, drawn once: a penalty judges them twice."""
+        if not self.augmentation.changes:
+            return {}
+        shape = tuple(real.shape[1:])
+        found = {
+            side: self.augmentation.draw(draws.named(f"augment {side}"), shape, images_seen)
+            for side in ("real", "fake")
+        }
+        return {**found, "both": join(found["real"], found["fake"])}
 
-        def judge(images: Tensor, labels: Tensor | None) -> Tensor:
-            halves = images.chunk(2)
+    def _judge(
+        self, discriminator: Network, side: Side, numbers: dict[str, dict[str, Any]]
+    ) -> Judge:
+        """The discriminator on samples of a side, augmented."""
+
+        def judge(x: Tensor, labels: Tensor | None) -> Tensor:
+            if side in numbers:
+                x = self.augmentation.apply(x, numbers[side])
+            if side != "both" or not self.separate:
+                return discriminator(x, labels)
+            # Two calls, joined: all forward passes come before any differentiation.
+            halves = x.chunk(2)
             conditions = (None, None) if labels is None else labels.chunk(2)
             return torch.cat([discriminator(x, y) for x, y in zip(halves, conditions)])
 

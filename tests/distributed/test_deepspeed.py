@@ -13,9 +13,10 @@ from commands import assert_same_checkpoint, checkpoint_of, metrics, stored
 from ranks import run_ranks
 from tiny import tiny
 
-from dgan.build import build_players, open_stream, pace
+from dgan.build import build_players, pace
 from dgan.checkpoint import Checkpoints, load
 from dgan.config import Recipe
+from dgan.opening import open_stream
 from dgan.parallel.world import launch
 from dgan.step import adversarial_step
 from dgan.train import train

@@ -1,6 +1,7 @@
 """The losses of synthesis against the formulas of the papers, written out in float64."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,12 @@ from torch import Tensor, nn
 
 from dgan.draws import Draws
 from dgan.networks import build
+from dgan.objectives.augment import DIFF_AUGMENT_NUMBERS, diff_augment
+from dgan.objectives.augment_adaptive import ADAPTIVE_NUMBERS, adaptive_augment
 from dgan.schedule import Cosine, constant
-from dgan.tasks.synthesis import Synthesis
+from dgan.tasks.augmentation import Augmentation
+from dgan.tasks.penalty import Penalty
+from dgan.tasks.synthesis import Regularizers, Synthesis
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -54,11 +59,13 @@ Z = DRAWS.normal(5)
 
 def task(loss: str, gamma: float | Cosine = 0.0, classes: int = 3, **options: Any) -> Synthesis:
     schedule = gamma if isinstance(gamma, Cosine) else constant(gamma)
-    options = {"separate": False, **options}
-    return Synthesis(loss=loss, gamma=schedule, z_dim=5, conditional=classes > 0, **options)
+    names = {field.name for field in fields(Penalty)}
+    penalty = Penalty(gamma=schedule, **{k: v for k, v in options.items() if k in names})
+    options = {"separate": False} | {k: v for k, v in options.items() if k not in names}
+    return Synthesis(loss=loss, penalty=penalty, z_dim=5, conditional=classes > 0, **options)
 
 
-def squared_gradient(network: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+def squared_gradient(network: Callable[..., Tensor], x: Tensor, labels: Tensor | None) -> Tensor:
     x = x.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(network(x, labels).sum(), x, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean()
@@ -94,7 +101,11 @@ def test_r3gan_discriminator_loss(family: str, classes: int, separate: bool) -> 
     torch.testing.assert_close(terms["r1"], r1.detach(), **EXACT)
     torch.testing.assert_close(terms["r2"], r2.detach(), **EXACT)
     torch.testing.assert_close(terms["real_logits"] - terms["fake_logits"], margin.mean(), **EXACT)
-    assert all(value.shape == () for value in terms.values())
+    pairs = discriminator(real, labels) > discriminator(fake, labels)
+    torch.testing.assert_close(terms["accuracy"], pairs.double().mean(), **EXACT)
+    assert terms["moments"].shape == (2, 2, 64)
+    assert all(terms[key].shape == () for key in terms.keys() - {"moments"})
+    assert not any(terms[key].requires_grad for key in ("accuracy", "moments", "r1", "r2"))
     assert all(parameter.grad is None for parameter in generator.parameters())
 
 
@@ -143,7 +154,8 @@ def test_losses_without_penalty(loss: str, classes: int) -> None:
     objective = task(loss, classes=classes)
     terms = objective.discriminator_loss(discriminator, generator, BATCH, DRAWS, 0)
     torch.testing.assert_close(terms["loss"], for_discriminator, **EXACT)
-    assert terms.keys() == {"loss", "adversarial", "real_logits", "fake_logits"}
+    logged = {"real_logits", "fake_logits", "real_signs", "accuracy", "moments"}
+    assert terms.keys() == {"loss", "adversarial"} | logged
     weights = list(generator.parameters())
     assert not any(
         g is not None for g in torch.autograd.grad(terms["loss"], weights, allow_unused=True)
@@ -177,7 +189,7 @@ def test_gamma_follows_its_schedule() -> None:
     ],
 )
 def test_a_penalty_at_any_time_is_announced(gamma: Cosine, expected: bool) -> None:
-    assert task("hinge", gamma).has_penalty == expected
+    assert task("hinge", gamma).penalty.is_taken == expected
 
 
 def test_unconditional_networks_are_not_given_labels() -> None:
@@ -205,3 +217,80 @@ def test_a_lazy_penalty_comes_every_few_steps_and_is_as_much_stronger() -> None:
         else:
             assert "penalty" not in b
             torch.testing.assert_close(b["loss"], b["adversarial"], **EXACT)
+
+
+def one_centred(network: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(x, labels).sum(), x, create_graph=True)
+    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+@pytest.mark.parametrize("points", ["real", "fake", "between", "around"])
+def test_where_a_penalty_is_taken(points: Any) -> None:
+    """γ/2 ‖∇D‖² of R1 and R2; γ (‖∇D‖ − 1)² of WGAN-GP and DRAGAN."""
+    generator, discriminator = pair("mlp", 3)
+    real, labels = BATCH["image"], BATCH["label"]
+    fake = generator(Z, labels).detach()
+    if points in ("real", "fake"):
+        x = real if points == "real" else fake
+        expected, kind = 0.5 * squared_gradient(discriminator, x, labels), "zero_centered"
+    else:
+        named = DRAWS.named(points)
+        if points == "between":
+            x = fake + named.uniform(1)[:, 0].view(-1, 1, 1, 1) * (real - fake)
+        else:
+            noise = torch.special.ndtr(named.noise((1, 16, 16)))
+            x = real + 0.5 * real.std(correction=0) * noise
+        expected, kind = one_centred(discriminator, x, labels), "one_centered"
+    objective = task("hinge", 3.0, points=points, kind=kind)
+    terms = objective.discriminator_loss(discriminator, generator, BATCH, DRAWS, 0)
+    torch.testing.assert_close(terms["penalty"], 3 * expected, **EXACT)
+    torch.testing.assert_close(terms["loss"], terms["adversarial"] + terms["penalty"], **EXACT)
+    found = parameter_gradients(terms["penalty"], discriminator)
+    for gradient, wanted in zip(found, parameter_gradients(3 * expected, discriminator)):
+        torch.testing.assert_close(gradient, wanted, **EXACT)
+    logits = discriminator(real, labels).mean(), discriminator(fake, labels).mean()
+    torch.testing.assert_close((terms["real_logits"], terms["fake_logits"]), logits, **EXACT)
+
+
+def test_a_penalty_goes_through_the_augmentation_or_is_taken_behind_it() -> None:
+    generator, discriminator = pair("mlp", 0)
+    augmentation = Augmentation(kind="diff")
+    real = BATCH["image"]
+    uniform = DRAWS.named("augment real").uniform(DIFF_AUGMENT_NUMBERS)
+    expected = {
+        False: squared_gradient(
+            lambda x, y: discriminator(diff_augment(x, uniform), y), real, None
+        ),
+        True: squared_gradient(discriminator, diff_augment(real, uniform), None),
+    }
+    for augmented, squares in expected.items():
+        objective = task(
+            "hinge", 1.0, 0, points="real", augmentation=augmentation,
+            penalise_augmented=augmented,
+        )  # fmt: skip
+        terms = objective.discriminator_loss(discriminator, generator, BATCH, DRAWS, 0)
+        torch.testing.assert_close(terms["r1"], squares.detach(), **EXACT)
+    assert not torch.allclose(*expected.values(), rtol=1e-3)
+
+
+def test_ada_and_lecam_follow_what_the_discriminator_says() -> None:
+    augmentation = Augmentation(kind="ada", target=0.6, kimg=1.0)
+    objective = task(
+        "non_saturating", augmentation=augmentation, regularizers=Regularizers(lecam=1.0)
+    )
+    objective.after({"real_signs": 0.9, "real_logits": 2.0, "fake_logits": -3.0}, images=100)
+    assert objective.memory["p"].item() == pytest.approx(0.1)
+    assert objective.memory["lecam_real"].item() == pytest.approx(0.01 * 2.0)
+    assert objective.memory["lecam_fake"].item() == pytest.approx(0.01 * -3.0)
+    objective.after({"real_signs": 0.1, "real_logits": 2.0, "fake_logits": -3.0}, images=40)
+    assert objective.memory["p"].item() == pytest.approx(0.06)
+    generator, discriminator = pair("mlp", 3)
+    terms = objective.discriminator_loss(discriminator, generator, BATCH, DRAWS, 0)
+    changed = adaptive_augment(
+        BATCH["image"], DRAWS.named("augment real").uniform(ADAPTIVE_NUMBERS), augmentation.p
+    )
+    assert not torch.equal(changed, BATCH["image"])
+    real_logits = discriminator(changed, BATCH["label"]).mean()
+    torch.testing.assert_close(terms["real_logits"], real_logits, **EXACT)
+    assert terms["lecam"].item() > 0

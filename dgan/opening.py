@@ -1,0 +1,152 @@
+"""What a recipe names, opened: its data, its run's directory."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dgan.checkpoint import complete
+from dgan.config import Data, Recipe
+from dgan.data import ShardDataset, ShardStream
+from dgan.data.location import holds_secret
+from dgan.data.stacked import StackedDataset
+from dgan.data.toy import ToyStream
+from dgan.parallel.world import World
+from dgan.recipe_file import differences, from_toml, to_toml
+from dgan.run import Run
+
+Stream = ShardStream | ToyStream
+
+
+def open_stream(recipe: Recipe, world: World) -> Stream:
+    """This rank's part of the recipe's data.
+
+    Raises:
+        ValueError: the batch cannot be divided, or the images or labels are not what the recipe
+            says. FileNotFoundError: no such shards.
+    """
+    parts = world.size * recipe.train.accumulation
+    if recipe.train.batch_size % parts:
+        raise ValueError(
+            f"--train.batch_size {recipe.train.batch_size} (over all ranks) cannot be divided into "
+            f"{world.size} ranks × {recipe.train.accumulation} micro-batches: "
+            f"take a multiple of {parts}"
+        )
+    data = recipe.data
+    _refuse_secrets(data.shards, "data.shards")
+    _refuse_secrets(recipe.evaluation.shards, "evaluation.shards")
+    place: dict[str, Any] = {
+        "batch_size": recipe.train.batch_size,
+        "seed": recipe.train.seed,
+        "rank": world.rank,
+        "world_size": world.size,
+    }
+    if data.kind == "points":
+        return ToyStream(str(data.shards), **place)
+    source = {} if data.kind == "stacked" else _as_stored(data)
+    stream = ShardStream(
+        open_images(recipe, data.shards) if data.kind == "stacked" else data.shards,
+        **place,
+        **source,
+        weights=data.weights,
+        flip=data.flip,
+        workers=data.workers,
+        device=world.device,
+    )
+    _check_labels(stream, data)
+    return stream
+
+
+def _as_stored(data: Data) -> dict[str, Any]:
+    """How the images of shards are to be read."""
+    return {
+        "resolution": data.resolution,
+        "channels": data.channels,
+        "labels": None if data.classes else False,
+        "crop": data.crop,
+        "cache": data.cache or None,
+        "cache_gigabytes": data.cache_gigabytes,
+    }
+
+
+def _check_labels(stream: ShardStream, data: Data) -> None:
+    if data.classes and not stream.has_labels:
+        raise ValueError(
+            f"--data.classes is {data.classes}, but {stream.dataset.table} has no labels: "
+            f"{stream.dataset.describe(stream.dataset.table.first_without('cls') or 0)} is the "
+            "first without. Pack a folder with a subfolder a class, or set --data.classes 0"
+        )
+    if stream.num_classes > data.classes > 0:
+        raise ValueError(
+            f"{stream.dataset.table} has labels up to {stream.num_classes - 1}, but --data.classes "
+            f"is {data.classes}: set it to {stream.num_classes}"
+        )
+
+
+def open_images(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
+    """The images of `shards` as the recipe sees its own, with their labels if they have any."""
+    options: dict[str, Any] = _as_stored(recipe.data) | {"labels": None}
+    if recipe.data.kind == "stacked":
+        del options["labels"], options["channels"]
+        return StackedDataset(shards, **options)
+    return ShardDataset(shards, **options)
+
+
+def _refuse_secrets(shards: str | tuple[str, ...], key: str) -> None:
+    """The recipe is written into the run's directory, which people show to each other."""
+    if any(map(holds_secret, [shards] if isinstance(shards, str) else shards)):
+        raise ValueError(
+            f"--{key} holds a user, password, key or signature, which the run's recipe.toml "
+            "would show: name environment variables in their place, in single quotes, as in "
+            "'https://$NAME:$PASSWORD@host/x.tar' or 'https://host/x.tar?$SIGNATURE', or read "
+            "s3://bucket/x.tar with AWS_* variables"
+        )
+
+
+def open_run(recipe: Recipe, world: World) -> Run:
+    """The run's directory, new or to be resumed, with the recipe written into it.
+
+    Raises:
+        ValueError: the directory holds another run, or any run though `--run.fresh` was given.
+    """
+    directory = recipe.directory
+    conflict = _conflict(recipe, directory) if world.is_first else None
+    if problem := world.gather(conflict)[0]:
+        raise ValueError(str(problem))
+    if world.is_first:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not complete(directory / "checkpoints"):
+            # What an attempt that came to nothing may have trained on other shards.
+            (directory / "classifier.safetensors").unlink(missing_ok=True)
+        aside = directory / "recipe.tmp"
+        aside.write_text(
+            to_toml(replace(recipe, run=replace(recipe.run, dir=str(directory), fresh=False)))
+        )
+        aside.replace(directory / "recipe.toml")
+    return Run(
+        directory,
+        writes=world.is_first,
+        total=recipe.train.steps,
+        images_per_step=recipe.train.batch_size * recipe.train.discriminator_updates,
+        wandb=recipe.run.wandb,
+    )
+
+
+def _conflict(recipe: Recipe, directory: Path) -> str | None:
+    saved = directory / "recipe.toml"
+    if not saved.exists():
+        return None
+    if recipe.run.fresh:
+        return (
+            f"{directory} already holds a run, and --run.fresh does not overwrite: "
+            "name another --run.dir, or delete it yourself"
+        )
+    # Without a checkpoint there is nothing to go on with: a recipe that failed may be mended.
+    if not complete(directory / "checkpoints"):
+        return None
+    if changed := differences(from_toml(saved), recipe):
+        return (
+            f"{directory} holds a run of another recipe; {', '.join(changed)} "
+            f"{'differs' if len(changed) == 1 else 'differ'}: go on with the saved one "
+            f"(`dgan train {directory}`) or name another --run.dir"
+        )
+    return None

@@ -1,0 +1,159 @@
+"""Values that no run can have are refused before anything is built."""
+
+import math
+from dataclasses import fields
+
+from dgan.config import Data, Divergence, Parallel, Recipe
+from dgan.scores import require_best, require_metrics
+
+
+def validate(recipe: Recipe) -> None:
+    """Raise `ValueError` for values that no run can have."""
+    least = {
+        "train.steps": (recipe.train.steps, 1),
+        "train.batch_size": (recipe.train.batch_size, 1),
+        "train.accumulation": (recipe.train.accumulation, 1),
+        "train.discriminator_updates": (recipe.train.discriminator_updates, 1),
+        "train.generator_updates": (recipe.train.generator_updates, 1),
+        "train.log_every": (recipe.train.log_every, 1),
+        "penalty.every": (recipe.penalty.every, 1),
+        "train.seed": (recipe.train.seed, 0),
+        "data.resolution": (recipe.data.resolution, 1),
+        "data.classes": (recipe.data.classes, 0),
+        "data.workers": (recipe.data.workers, 0),
+        "data.cache_gigabytes": (recipe.data.cache_gigabytes, 0),
+        "parallel.copies": (recipe.parallel.copies, 1),
+        "parallel.reshard_within": (recipe.parallel.reshard_within, 0),
+        "checkpoint.every": (recipe.checkpoint.every, 1),
+        "checkpoint.keep": (recipe.checkpoint.keep, 1),
+        "checkpoint.keep_best": (recipe.checkpoint.keep_best, 0),
+        **{
+            f"regularizers.{field.name}": (getattr(recipe.regularizers, field.name), 0)
+            for field in fields(recipe.regularizers)
+        },
+        "average.ramp": (recipe.average.ramp, 0),
+        "average.width": (recipe.average.width, 0),
+        "divergence.patience": (recipe.divergence.patience, 1),
+        "divergence.at_most": (recipe.divergence.at_most, 1),
+        "samples.every": (recipe.samples.every, 1),
+        "samples.count": (recipe.samples.count, 1),
+        "evaluation.every": (recipe.evaluation.every, -1),
+        "evaluation.samples": (recipe.evaluation.samples, 2),
+        "evaluation.real_samples": (recipe.evaluation.real_samples, 0),
+        "run.stall_minutes": (recipe.run.stall_minutes, 0),
+        "run.start_minutes": (recipe.run.start_minutes, 0),
+    }
+    for key, (value, minimum) in least.items():
+        if value < minimum:
+            raise ValueError(f"--{key} is {value}; it must be at least {minimum}")
+    _check_parallel(recipe.parallel)
+    _check_objective(recipe)
+    _check_weights(recipe.data)
+    _check_divergence(recipe.divergence)
+    require_metrics(recipe.evaluation.metrics, "--evaluation.metrics")
+    require_best(recipe.checkpoint.best, "--checkpoint.best")
+    if recipe.data.channels not in (1, 3):
+        raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
+    _check_kind(recipe)
+
+
+OF_STRATEGY = {
+    "offload": ("fsdp", "deepspeed"),
+    "reshard_after_forward": ("fsdp",),
+    "reshard_within": ("fsdp",),
+    "copies": ("fsdp",),
+    "zero_stage": ("deepspeed",),
+    "deepspeed_config": ("deepspeed",),
+}
+"""Which strategies an option of `Parallel` is for; the others would ignore it."""
+
+
+def _check_parallel(parallel: Parallel) -> None:
+    for key, strategies in OF_STRATEGY.items():
+        value = getattr(parallel, key)
+        if value != getattr(Parallel(), key) and parallel.strategy not in strategies:
+            raise ValueError(
+                f"--parallel.{key} {value} means nothing under --parallel.strategy "
+                f"{parallel.strategy}: it is for {' and '.join(strategies)}"
+            )
+
+
+def _check_kind(recipe: Recipe) -> None:
+    data = recipe.data
+    if data.kind == "points" and recipe.augment.kind != "none":
+        raise ValueError(
+            f"--augment.kind {recipe.augment.kind} changes images, and --data.kind is points"
+        )
+    if data.kind == "points" and data.classes:
+        raise ValueError(f"--data.classes is {data.classes}, but points have none: set it to 0")
+    if data.kind == "stacked" and (data.channels != 3 or data.weights):
+        raise ValueError("--data.kind stacked needs --data.channels 3, and takes no --data.weights")
+
+
+UNBOUNDED = ("dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer")
+"""Families of discriminators that nothing keeps Lipschitz by itself."""
+
+
+def _check_objective(recipe: Recipe) -> None:
+    task, penalty, parts = recipe.task, recipe.penalty, recipe.train.accumulation
+    has_penalty = penalty.gamma.start > 0 or penalty.gamma.end > 0
+    if penalty.one_sided and penalty.kind != "one_centered":
+        raise ValueError(
+            "--penalty.one_sided is for --penalty.kind one_centered: zero-centred, every norm is "
+            "on the side that counts"
+        )
+    if penalty.augmented and recipe.augment.kind == "none":
+        raise ValueError("--penalty.augmented needs an --augment.kind beside none")
+    if recipe.average.ramp and recipe.average.width:
+        raise ValueError(
+            "--average.ramp bounds a half-life, and with --average.width there is none: set one of "
+            "them to 0"
+        )
+    unbounded = not has_penalty and not recipe.regularizers.clip
+    if task.loss == "wasserstein" and unbounded and recipe.discriminator.network in UNBOUNDED:
+        raise ValueError(
+            "--task.loss wasserstein needs a discriminator that is kept Lipschitz: set "
+            "--regularizers.clip 0.01 (WGAN), or --penalty.gamma 10 --penalty.points between "
+            "--penalty.kind one_centered (WGAN-GP)"
+        )
+    for key, value, global_mean in (
+        ("task.loss", task.loss, task.loss == "relativistic_average"),
+        ("penalty.points", penalty.points, has_penalty and penalty.points == "around"),
+    ):
+        if global_mean and parts > 1:
+            raise ValueError(
+                f"--{key} {value} has a mean over the whole batch within, which "
+                f"--train.accumulation {parts} takes apart: set it to 1"
+            )
+
+
+def _check_weights(data: Data) -> None:
+    if not data.weights:
+        return
+    given = " ".join(map(str, data.weights))
+    if not all(math.isfinite(weight) and weight > 0 for weight in data.weights):
+        raise ValueError(f"--data.weights is {given}; all of them must be positive numbers")
+    sets = 1 if isinstance(data.shards, str) else len(data.shards)
+    if len(data.weights) != sets:
+        raise ValueError(
+            f"--data.weights is {given}, but --data.shards has {sets} entries: each entry is a "
+            "data set that needs one weight (a pattern such as 'x-*.tar' is one entry, in quotes)"
+        )
+
+
+def _check_divergence(divergence: Divergence) -> None:
+    if divergence.policy not in ("stop", "rollback"):
+        raise ValueError(f"--divergence.policy is {divergence.policy!r}; choose stop or rollback")
+    off = ", or 0: no bound"
+    ranges = {
+        "accuracy": (0.5, 1.0, off),
+        "diversity": (0.0, 1.0, off),
+        "logits": (0.0, math.inf, off),
+        "penalty": (0.0, math.inf, off),
+        "learning_rate": (0.0, 1.0, ""),
+    }
+    for key, (above, most, or_else) in ranges.items():
+        value = getattr(divergence, key)
+        if not (above < value <= most or (or_else and value == 0)):
+            limits = f"above {above:g}" + (f" and at most {most:g}" if most < math.inf else "")
+            raise ValueError(f"--divergence.{key} is {value}; it must be {limits}{or_else}")
