@@ -88,6 +88,13 @@ def _check_kind(recipe: Recipe) -> None:
         raise ValueError(f"--data.classes is {data.classes}, but points have none: set it to 0")
     if data.kind == "stacked" and (data.channels != 3 or data.weights):
         raise ValueError("--data.kind stacked needs --data.channels 3, and takes no --data.weights")
+    automatic = recipe.evaluation.every >= 0 and recipe.evaluation.features == "auto"
+    if data.kind == "stacked" and automatic:
+        raise ValueError(
+            "--data.kind stacked is scored by a classifier of its parts: --evaluation.features "
+            "stacked:PATH, of a run on the single images (its classifier.safetensors), or "
+            "--evaluation.every -1"
+        )
 
 
 UNBOUNDED = ("dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer")

@@ -1,0 +1,57 @@
+"""What no run can be: refused before anything is built, in words that say what to set."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tiny import tiny
+
+from dgan.config import Penalty
+from dgan.schedule import constant
+from dgan.toy import toy_recipe
+from dgan.validation import validate
+
+NO_PENALTY = Penalty(gamma=constant(0.0))
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"penalty__one_sided": True}, "--penalty.one_sided is for --penalty.kind one_centered"),
+    ({"penalty__augmented": True}, "--penalty.augmented needs an --augment.kind"),
+    ({"average__ramp": 0.05, "average__width": 0.1}, "set one of them to 0"),
+    ({"task__loss": "wasserstein", "penalty": NO_PENALTY}, "--regularizers.clip 0.01"),
+    (
+        {"task__loss": "relativistic_average", "train__accumulation": 2},
+        "--task.loss relativistic_average has a mean over the whole batch",
+    ),
+    (
+        {"penalty__points": "around", "train__accumulation": 2},
+        "--penalty.points around has a mean over the whole batch",
+    ),
+    ({"regularizers__lecam": -1.0}, "--regularizers.lecam is -1.0; it must be at least 0"),
+    ({"train__generator_updates": 0}, "--train.generator_updates is 0; it must be at least 1"),
+    ({"data__kind": "stacked"}, "--data.kind stacked needs --data.channels 3"),
+    (
+        {"data__kind": "stacked", "data__channels": 3, "evaluation__every": 5},
+        "--evaluation.features stacked:PATH",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_no_run_can_be(changes: dict[str, Any], message: str) -> None:
+    validate(tiny("shards-*.tar", "run"))
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        validate(tiny("shards-*.tar", "run", **changes))
+
+
+def test_what_keeps_a_critic_lipschitz_is_enough() -> None:
+    clipped = {"task__loss": "wasserstein", "penalty": NO_PENALTY, "regularizers__clip": 0.01}
+    validate(tiny("shards-*.tar", "run", **clipped))
+    validate(tiny("shards-*.tar", "run", "sngan", task__loss="wasserstein", penalty=NO_PENALTY))
+
+
+def test_points_are_no_images() -> None:
+    recipe = toy_recipe("ring", "hinge")
+    validate(recipe)
+    with pytest.raises(ValueError, match=r"--augment\.kind ada changes images"):
+        validate(replace(recipe, augment=replace(recipe.augment, kind="ada")))
+    with pytest.raises(ValueError, match=r"--data\.classes is 8, but points have none"):
+        validate(replace(recipe, data=replace(recipe.data, classes=8)))
