@@ -28,9 +28,10 @@ from dgan.run import Run
 from dgan.schedule import Averaging
 from dgan.scores import metric_of
 from dgan.step import Pace, Player, Players
+from dgan.tasks.added import Regularizers
 from dgan.tasks.augmentation import Augmentation
 from dgan.tasks.penalty import Penalty
-from dgan.tasks.synthesis import Regularizers, Synthesis
+from dgan.tasks.synthesis import Synthesis
 from dgan_kernels.rank_mean import mean_over_ranks
 
 
@@ -96,6 +97,11 @@ def build_task(
     if world.size > 1:
         ranks = world.mesh.get_group().group_name
         over_ranks = lambda x: mean_over_ranks(x, ranks)  # noqa: E731
+    if recipe.regularizers.path_length and getattr(generator, "couples_samples", True):
+        raise ValueError(
+            f"--regularizers.path_length is of one sample, and --generator.network "
+            f"{recipe.generator.network} couples those of a batch (`couples_samples`)"
+        )
     penalty = {k: v for k, v in shallow(recipe.penalty).items() if k not in ("check", "augmented")}
     weights = {k: v for k, v in shallow(recipe.regularizers).items() if k != "clip"}
     return Synthesis(
@@ -110,6 +116,8 @@ def build_task(
         penalise_augmented=recipe.penalty.augmented,
         regularizers=Regularizers(**weights),
         over_ranks=over_ranks,
+        gather=world.rows,
+        w_dim=getattr(generator, "w_dim", 0),
         device=world.device,
         sample="sample" if recipe.data.kind == "points" else "image",
     )

@@ -81,6 +81,14 @@ class Regularizers:
     zcr_generator: float = 0.0
     """And how strongly the generator is to answer such a move."""
     zcr_noise: float = 0.07
+    path_length: float = 0.0
+    """Of StyleGAN2's generator (in w), or any other's (in z)."""
+    path_length_every: int = 4
+    """Steps between, each then so many times as strong."""
+    top_k: float = 1.0
+    """The generator learns from the best of its samples, in the end this fraction; 1: from all."""
+    top_k_kimg: float = 50.0
+    """Thousand images after which it learns from a hundredth fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,11 +150,13 @@ def adversarial_step(
         batch = prepare(next(stream), world)
         turn = Turn(task.discriminator_loss, batch, step, index, images_seen)
         found = update(discriminator, generator, turn, pace, world)
-        task.after(found, pace.batch_size)
+        task.after_discriminator(found, pace.batch_size)
         metrics |= named(discriminator, found)
     for index in range(pace.generator_updates):
         turn = Turn(task.generator_loss, batch, step, index, images_seen)
-        metrics |= named(generator, update(generator, discriminator, turn, pace, world))
+        found = update(generator, discriminator, turn, pace, world)
+        task.after_generator(found)
+        metrics |= named(generator, found)
     players.average.update(players.averaging.decay(images_seen, pace.images_per_step))
     return metrics
 

@@ -31,6 +31,7 @@ def validate(recipe: Recipe) -> None:
             f"regularizers.{field.name}": (getattr(recipe.regularizers, field.name), 0)
             for field in fields(recipe.regularizers)
         },
+        "regularizers.path_length_every": (recipe.regularizers.path_length_every, 1),
         "average.ramp": (recipe.average.ramp, 0),
         "average.width": (recipe.average.width, 0),
         "divergence.patience": (recipe.divergence.patience, 1),
@@ -116,6 +117,15 @@ def _check_objective(recipe: Recipe) -> None:
             "--average.ramp bounds a half-life, and with --average.width there is none: set one of "
             "them to 0"
         )
+    if not 0 < recipe.regularizers.top_k <= 1:
+        raise ValueError(
+            f"--regularizers.top_k is {recipe.regularizers.top_k}; it must be above 0 and at most 1"
+        )
+    if recipe.regularizers.top_k < 1 and task.loss == "relativistic_average":
+        raise ValueError(
+            "--regularizers.top_k picks samples, and --task.loss relativistic_average judges each "
+            "by all others: choose another loss, or set it to 1"
+        )
     unbounded = not has_penalty and not recipe.regularizers.clip
     if task.loss == "wasserstein" and unbounded and recipe.discriminator.network in UNBOUNDED:
         raise ValueError(
@@ -126,6 +136,7 @@ def _check_objective(recipe: Recipe) -> None:
     for key, value, global_mean in (
         ("task.loss", task.loss, task.loss == "relativistic_average"),
         ("penalty.points", penalty.points, has_penalty and penalty.points == "around"),
+        ("regularizers.top_k", recipe.regularizers.top_k, recipe.regularizers.top_k < 1),
     ):
         if global_mean and parts > 1:
             raise ValueError(

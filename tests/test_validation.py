@@ -25,6 +25,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"penalty__points": "around", "train__accumulation": 2},
         "--penalty.points around has a mean over the whole batch",
     ),
+    ({"regularizers__top_k": 0.0}, "--regularizers.top_k is 0.0; it must be above 0"),
+    (
+        {"regularizers__top_k": 0.5, "task__loss": "relativistic_average"},
+        "--regularizers.top_k picks samples",
+    ),
+    (
+        {"regularizers__top_k": 0.5, "train__accumulation": 2},
+        "--regularizers.top_k 0.5 has a mean over the whole batch",
+    ),
     ({"regularizers__lecam": -1.0}, "--regularizers.lecam is -1.0; it must be at least 0"),
     ({"train__generator_updates": 0}, "--train.generator_updates is 0; it must be at least 1"),
     ({"data__kind": "stacked"}, "--data.kind stacked needs --data.channels 3"),

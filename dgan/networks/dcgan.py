@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from dgan.draws import seeds_from_latents
+from dgan.networks.heads import head_named
 from dgan.networks.layers import NORMS, BiasAct, Embedding, NormAct, stages_of
 
 
@@ -29,9 +31,10 @@ class DCGANGenerator(nn.Module):
         classes: int = 0,
         z_dim: int = 100,
         widths: tuple[int, ...],
+        head: str = "tanh",
     ) -> None:
         super().__init__()
-        self.z_dim = z_dim
+        self.z_dim, self.head = z_dim, head_named(head)
         steps = stages_of(resolution, (*widths, channels), "DCGANGenerator")
         self.embedding = Embedding(classes, z_dim) if classes else None
         inputs = 2 * z_dim if classes else z_dim
@@ -46,9 +49,8 @@ class DCGANGenerator(nn.Module):
         for before, after in steps[:-1]:
             up = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
             self.stages.append(nn.Sequential(up, NormAct(after, "batch", act="relu")))
-        self.to_image = nn.Sequential(
-            nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1), nn.Tanh()
-        )
+        features = self.head.parameters * channels
+        self.to_image = nn.ConvTranspose2d(widths[-1], features, 4, stride=2, padding=1)
         _initialise(self)
 
     @property
@@ -62,7 +64,7 @@ class DCGANGenerator(nn.Module):
         x = x[:, :, None, None]
         for stage in self.stages:
             x = stage(x)
-        return self.to_image(x)
+        return self.head.image(self.to_image(x), seeds_from_latents(z))
 
 
 class DCGANDiscriminator(nn.Module):

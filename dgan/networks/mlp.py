@@ -1,8 +1,12 @@
 """Multilayer perceptrons, the networks of the first GAN (Goodfellow et al. 2014)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from dgan.draws import seeds_from_latents
+from dgan.networks.heads import head_named
 from dgan.networks.layers import LEAKY_RELU_GAIN, BiasAct, Embedding, Linear
 
 
@@ -14,7 +18,10 @@ def _hidden(inputs: int, widths: tuple[int, ...]) -> nn.ModuleList:
 
 
 class MLPGenerator(nn.Module):
-    """Latents (and labels) to images in (−1, 1), through hidden layers of the given `widths`."""
+    """Latents (and labels) to images, through hidden layers of the given `widths` and a `head`.
+
+    `head` is one of `dgan.networks.heads`: `tanh`, `probabilities`, `bernoulli` or `gaussian`.
+    """
 
     couples_samples = False
 
@@ -26,13 +33,14 @@ class MLPGenerator(nn.Module):
         classes: int = 0,
         z_dim: int = 64,
         widths: tuple[int, ...] = (256, 256),
+        head: str = "tanh",
     ) -> None:
         super().__init__()
-        self.z_dim = z_dim
-        self.shape = (channels, resolution, resolution)
+        self.z_dim, self.head = z_dim, head_named(head)
+        self.shape = (self.head.parameters * channels, resolution, resolution)
         self.embedding = Embedding(classes, z_dim) if classes else None
         self.hidden = _hidden(2 * z_dim if classes else z_dim, widths)
-        self.to_image = nn.Linear(widths[-1], channels * resolution**2)
+        self.to_image = nn.Linear(widths[-1], math.prod(self.shape))
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -44,7 +52,8 @@ class MLPGenerator(nn.Module):
         x = z if self.embedding is None else torch.cat([z, self.embedding(labels)], dim=1)
         for layer in self.hidden:
             x = layer(x)
-        return self.to_image(x).unflatten(1, self.shape).tanh()
+        features = self.to_image(x).unflatten(1, self.shape)
+        return self.head.image(features, seeds_from_latents(z))
 
 
 class MLPDiscriminator(nn.Module):

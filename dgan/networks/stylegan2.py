@@ -139,7 +139,7 @@ class StyleGAN2Generator(nn.Module):
         widths: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self.z_dim = z_dim
+        self.z_dim, self.w_dim = z_dim, w_dim
         if mapping_layers < 1:
             raise ValueError(f"mapping_layers must be at least 1, got {mapping_layers}")
         below = [
@@ -158,9 +158,15 @@ class StyleGAN2Generator(nn.Module):
         """The units in which to shard and to checkpoint."""
         return [self.mapping, *self.stages]
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Latents `[N, z_dim]`, labels int64 `[N]` → images `[N, C, H, W]`, about [−1, 1]."""
+    def forward(
+        self, z: Tensor, labels: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        """Latents `[N, z_dim]`, labels int64 `[N]` → images `[N, C, H, W]`, about [−1, 1].
+
+        `shift` `[N, w_dim]` is added to the intermediate latents, for derivatives in them.
+        """
         w, seeds = self.mapping(z, labels), seeds_from_latents(z)
+        w = w if shift is None else w + shift
         x, image = self.constant.expand(len(z), -1, -1, -1), None
         for stage in self.stages:
             x, image = stage(x, image, w, seeds)

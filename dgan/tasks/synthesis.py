@@ -12,6 +12,8 @@ from dgan.objectives import regularizers
 from dgan.objectives.augment import DIFF_AUGMENT_NUMBERS, diff_augment
 from dgan.objectives.check import check_penalty
 from dgan.objectives.losses import OverRanks, alone, loss_named
+from dgan.objectives.penalties import PenaltyOutput
+from dgan.tasks.added import Regularizers
 from dgan.tasks.augmentation import Augmentation, join
 from dgan.tasks.penalty import Judge, Penalty, Side, side_by_side
 from dgan.tasks.statistics import accuracy, moments
@@ -20,25 +22,6 @@ Network = Callable[..., Tensor]
 Terms = dict[str, Tensor]
 """A player's loss under `loss`, and what else is worth logging: scalars, and vectors of which
 `statistics.scalars` makes such, all of them means over the batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regularizers:
-    """Weights of what is added to the losses, 0 where it is not; see `objectives.regularizers`.
-
-    Attributes:
-        lecam: of LeCam, with running means of the logits.
-        bcr: of balanced consistency, under DiffAugment.
-        zcr: of the discriminator's logits under a change of the latents by `zcr_noise`.
-        zcr_generator: of the change of images, which the generator is to make large.
-        zcr_noise: the standard deviation of that change.
-    """
-
-    lecam: float = 0.0
-    bcr: float = 0.0
-    zcr: float = 0.0
-    zcr_generator: float = 0.0
-    zcr_noise: float = 0.07
 
 
 @dataclass(frozen=True)
@@ -50,6 +33,10 @@ class Round:
     z: Tensor
     labels: Tensor | None
     draws: Draws
+
+
+MEANS = ("lecam_real", "lecam_fake", "path_length")
+"""Running means, which begin with 0."""
 
 
 class Synthesis:
@@ -68,6 +55,9 @@ class Synthesis:
             through the augmentation, as in ADA and DiffAugment.
         regularizers: what is added.
         over_ranks: of losses with a mean over the global batch within.
+        gather: the rows of all ranks, in order; for `top_k`.
+        w_dim: size of the intermediate latents that the generator takes a shift of, if it does:
+            path lengths are measured in them, else (0) in the latents.
         device: of `memory`.
         sample: which entry of a batch is the sample.
 
@@ -88,6 +78,8 @@ class Synthesis:
         penalise_augmented: bool = False,
         regularizers: Regularizers | None = None,
         over_ranks: OverRanks = alone,
+        gather: OverRanks = alone,
+        w_dim: int = 0,
         device: torch.device | None = None,
         sample: str = "image",
     ) -> None:
@@ -97,10 +89,10 @@ class Synthesis:
         self.augmentation = augmentation or Augmentation()
         self.penalise_augmented = penalise_augmented
         self.regularizers = regularizers or Regularizers()
-        self.sample = sample
+        self.sample, self.gather, self.w_dim = sample, gather, w_dim
         zero = torch.zeros((), dtype=torch.float64, device=device)
         self.memory = {"p": self.augmentation.p}
-        self.memory |= {name: zero.clone() for name in ("lecam_real", "lecam_fake")}
+        self.memory |= {name: zero.clone() for name in MEANS}
 
     def check(self, discriminator: Network, batch: dict[str, Any]) -> float | None:
         """The penalty's relative gradient error on real samples; None if no exact one is taken.
@@ -116,7 +108,7 @@ class Synthesis:
             one_sided=self.penalty.one_sided, method=self.penalty.method,
         )  # fmt: skip
 
-    def after(self, metrics: dict[str, float], images: int) -> None:
+    def after_discriminator(self, metrics: dict[str, float], images: int) -> None:
         """Let `memory` follow an update of the discriminator on so many real samples.
 
         `metrics` are its terms, over the global batch, by the names they have here.
@@ -124,8 +116,16 @@ class Synthesis:
         self.augmentation.follow(metrics["real_signs"], images)
         if self.regularizers.lecam:
             for side in ("real", "fake"):
-                average, value = self.memory[f"lecam_{side}"], metrics[f"{side}_logits"]
-                average.copy_(regularizers.advanced(average, torch.tensor(value)))
+                self._advance(f"lecam_{side}", metrics[f"{side}_logits"])
+
+    def after_generator(self, metrics: dict[str, float]) -> None:
+        """Likewise after an update of the generator."""
+        if "path_length" in metrics:
+            self._advance("path_length", metrics["path_length"])
+
+    def _advance(self, name: str, value: float) -> None:
+        average = self.memory[name]
+        average.copy_(regularizers.advanced(average, torch.tensor(value)))
 
     def discriminator_loss(
         self,
@@ -194,12 +194,45 @@ class Synthesis:
         if self.loss.generator_sees_real:
             with torch.no_grad():
                 real_logits = self._judge(discriminator, "real", numbers)(real, labels)
-        terms = {"loss": self.loss.generator(real_logits, fake_logits)}
+        options = {}
+        if self.regularizers.top_k < 1:
+            options["weights"] = self._top_k_weights(fake_logits, draws, images_seen)
+        terms = {"loss": self.loss.generator(real_logits, fake_logits, **options)}
         if weight := self.regularizers.zcr_generator:
             near = generator(self._near(z, draws), labels)
             terms["zcr"] = weight * regularizers.diversity(fake, near)
             terms["loss"] = terms["loss"] + terms["zcr"]
+        every = self.regularizers.path_length_every
+        if (weight := self.regularizers.path_length) and (draws.step - 1) % every == 0:
+            output = self._path_length(generator, z, labels, tuple(fake.shape[1:]), draws)
+            terms["path_length"] = output.norms.mean()
+            terms["loss"] = terms["loss"] + every * weight * output.loss
         return terms
+
+    def _top_k_weights(self, logits: Tensor, draws: Draws, images_seen: int) -> Tensor:
+        everyone = self.gather(logits.detach())
+        epochs = images_seen / (1000 * self.regularizers.top_k_kimg)
+        k = regularizers.top_k(len(everyone), epochs, least=self.regularizers.top_k)
+        return regularizers.top_k_weights(everyone, k)[draws.rows.start : draws.rows.stop]
+
+    def _path_length(
+        self,
+        generator: Network,
+        z: Tensor,
+        labels: Tensor | None,
+        shape: tuple[int, ...],
+        draws: Draws,
+    ) -> PenaltyOutput:
+        def shifted(shift: Tensor, labels: Tensor | None) -> Tensor:
+            return generator(z, labels, shift)
+
+        return regularizers.path_length(
+            shifted if self.w_dim else generator,
+            z.new_zeros(len(z), self.w_dim) if self.w_dim else z,
+            labels,
+            noise=draws.named("path length").noise(shape),
+            average=self.memory["path_length"],
+        )
 
     def _regularised(
         self,

@@ -58,6 +58,22 @@ CASES: dict[str, dict[str, Any]] = {
         "augment": Augment(kind="ada", kimg=0.2, noise=constant(0.1)),
         "average__ramp": 0.05,
     },
+    "path_length": {
+        "family": "stylegan2",
+        "task__loss": "non_saturating",
+        "task__smoothing": 0.1,
+        "generator__options": {"z_dim": 6, "w_dim": 5, "mapping_layers": 2, "widths": (8, 6)},
+        "discriminator__options": {"widths": (8, 6), "group_size": 1},
+        "penalty__points": "real",
+        "penalty__every": 2,
+        "regularizers": Regularizers(path_length=2.0, top_k=0.6, top_k_kimg=0.002),
+    },
+    "drawn_heads": {
+        "family": "mlp",
+        "task__loss": "least_squares",
+        "generator__options": {"z_dim": 6, "widths": (16, 12), "head": "gaussian"},
+        "regularizers": Regularizers(path_length=1.0),
+    },
     "wgan_gp": {
         "family": "mlp",
         "task__loss": "wasserstein",
@@ -171,7 +187,8 @@ def test_bfloat16_is_as_good_as_in_one_process(
     assert 1e-4 < distance(alone, exact) < 0.1
     for results in run_ranks(2, train_all, list(plans.values()), "bfloat16"):
         for name, (state, _) in zip(plans, results):
-            assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+            held = {tensor.dtype for key, tensor in state.items() if not key.startswith("task.")}
+            assert held == {torch.float32}
             # Under FSDP2 the norms' weights are narrow too.
             assert distance(state, exact) <= 2 * distance(alone, exact), name
 

@@ -14,9 +14,10 @@ from dgan.networks import build
 from dgan.objectives.augment import DIFF_AUGMENT_NUMBERS, diff_augment
 from dgan.objectives.augment_adaptive import ADAPTIVE_NUMBERS, adaptive_augment
 from dgan.schedule import Cosine, constant
+from dgan.tasks.added import Regularizers
 from dgan.tasks.augmentation import Augmentation
 from dgan.tasks.penalty import Penalty
-from dgan.tasks.synthesis import Regularizers, Synthesis
+from dgan.tasks.synthesis import Synthesis
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -279,11 +280,15 @@ def test_ada_and_lecam_follow_what_the_discriminator_says() -> None:
     objective = task(
         "non_saturating", augmentation=augmentation, regularizers=Regularizers(lecam=1.0)
     )
-    objective.after({"real_signs": 0.9, "real_logits": 2.0, "fake_logits": -3.0}, images=100)
+    objective.after_discriminator(
+        {"real_signs": 0.9, "real_logits": 2.0, "fake_logits": -3.0}, images=100
+    )
     assert objective.memory["p"].item() == pytest.approx(0.1)
     assert objective.memory["lecam_real"].item() == pytest.approx(0.01 * 2.0)
     assert objective.memory["lecam_fake"].item() == pytest.approx(0.01 * -3.0)
-    objective.after({"real_signs": 0.1, "real_logits": 2.0, "fake_logits": -3.0}, images=40)
+    objective.after_discriminator(
+        {"real_signs": 0.1, "real_logits": 2.0, "fake_logits": -3.0}, images=40
+    )
     assert objective.memory["p"].item() == pytest.approx(0.06)
     generator, discriminator = pair("mlp", 3)
     terms = objective.discriminator_loss(discriminator, generator, BATCH, DRAWS, 0)
