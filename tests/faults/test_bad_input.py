@@ -205,11 +205,11 @@ def test_networks_that_do_not_fit(
     recipe = write_recipe(tmp_path, "run", digits)
     cases = {
         ("generator", "NoSize"): r"theirs:NoSize must have an int attribute `z_dim`",
-        ("generator", "Wrong"): r"makes images \(1, 4, 16\).* ask for \(1, 8, 8\)",
+        ("generator", "Wrong"): r"makes samples \(1, 4, 16\).* data's are \(1, 8, 8\)",
         ("generator", "Failing"): r"--generator\.network theirs:Failing: I take nothing",
         ("generator", "Missing"): r"'theirs:Missing' cannot be imported",
-        ("discriminator", "Flat"): r"logits of shape \(\).*must be \[N\]",
-        ("discriminator", "Narrow"): r"cannot judge images \(1, 8, 8\)",
+        ("discriminator", "Flat"): r"of shape \(\) for 1 samples.*logits \[N\]",
+        ("discriminator", "Narrow"): r"cannot judge samples \(1, 8, 8\)",
     }
     for (role, name), pattern in cases.items():
         message = dgan(capsys, "train", recipe, f"--{role}.network", f"theirs:{name}").error()

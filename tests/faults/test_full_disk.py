@@ -49,11 +49,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(folder: Path, leave: int) -> Path:
     """Write until `leave` bytes are free."""
     ballast = folder / "ballast"
-    with ballast.open("wb") as file:
+    # Unbuffered: what a buffer could not write it would try again, and fail, when it is closed.
+    with ballast.open("wb", buffering=0) as file:
         try:
-            while True:
-                file.write(bytes(1 << 16))
-                file.flush()
+            while file.write(bytes(1 << 16)):
+                pass
         except OSError:
             pass
     with ballast.open("r+b") as file:
