@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
@@ -77,6 +78,21 @@ def runs_triton(x: Tensor, backend: str | None) -> bool:
     if obstacle and backend == "triton":
         raise ValueError(f"backend='triton': {obstacle}; accepted: backend=None or 'reference'")
     return obstacle is None
+
+
+def is_plain_eager(x: Tensor) -> bool:
+    """Return whether x meets no more than autograd in reverse mode: what a ctx-style Function can.
+
+    Forward mode would lose, without a word, terms that a reverse pass over it needs; a compiler
+    those of a Function's second derivative; torch.func refuses it. Subclasses (a DTensor, a
+    FakeTensor) do not know every operator that works in place.
+    """
+    return (
+        (type(x) is Tensor or type(x) is Parameter)
+        and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.compiler.is_compiling()
+    )
 
 
 def _obstacle(x: Tensor) -> str | None:

@@ -103,8 +103,8 @@ def norm_act(
         raise ValueError(f"process_group with norm={norm!r}; accepted: only with norm='batch'")
     ranks = None if process_group is None else process_group.group_name
     run = launch if runs_triton(x, backend) and launch is not None else None
-    if run is None and serves(x, (weight, bias), norm, ranks):
-        return native_norm_act(x, weight, bias, norm, groups, act, float(eps), dim)
+    if run is None and serves(x, ranks):
+        return native_norm_act(x, weight, bias, over, centred, groups, act, float(eps), dim)
 
     per_sample = any(vector is not None and vector.ndim == 2 for vector in (weight, bias))
     moved, at = _channel_moved(x, over, dim)
@@ -185,12 +185,12 @@ def _group_count(norm: str, groups: int | None, channels: int) -> int:
 
 def _check_affine(name: str, vector: Tensor, x: Tensor, dim: int) -> None:
     """Raise unless ``vector`` is [C] or, where x has samples beside C, [N, C]."""
-    channels = x.shape[dim]
-    accepted = [(channels,)] if dim == 0 else [(channels,), (x.shape[0], channels)]
-    if tuple(vector.shape) not in accepted:
+    channels, shape = x.shape[dim], vector.shape
+    if shape != (channels,) and (dim == 0 or shape != (x.shape[0], channels)):
+        accepted = [(channels,)] if dim == 0 else [(channels,), (x.shape[0], channels)]
         shapes = " or ".join(str(list(shape)) for shape in accepted)
         raise ValueError(
-            f"{name} has shape {tuple(vector.shape)}; accepted: {shapes}, for dim={dim} of x, "
+            f"{name} has shape {tuple(shape)}; accepted: {shapes}, for dim={dim} of x, "
             f"which has shape {tuple(x.shape)}"
         )
     check_like(name, vector, x)

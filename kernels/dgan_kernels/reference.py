@@ -100,6 +100,29 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+_IN_PLACE: dict[str, Pointwise] = {
+    "relu": F.relu_,
+    "leaky_relu": lambda u: F.leaky_relu_(u, LEAKY_SLOPE),
+    "tanh": torch.tanh_,
+    "sigmoid": torch.sigmoid_,
+    "elu": F.elu_,
+    "silu": lambda u: F.silu(u, inplace=True),
+}
+_FROM_RESULT = ("relu", "leaky_relu", "tanh", "sigmoid")
+"""Those whose derivatives PyTorch takes from the result: autograd does not miss what was there."""
+
+
+def activate(u: Tensor, act: str, own: bool) -> Tensor:
+    """Return act(u), in u's memory if that is the caller's ``own`` and no gradient needs it.
+
+    A fresh page costs a CPU more than the arithmetic on it. Compilers reuse memory by themselves.
+    """
+    reused = own and act in _IN_PLACE and not torch.compiler.is_compiling()
+    if reused and (act in _FROM_RESULT or not (u.requires_grad and torch.is_grad_enabled())):
+        return _IN_PLACE[act](u)
+    return ACTIVATIONS[act].value(u)
+
+
 def along(bias: Tensor, x: Tensor, dim: int) -> Tensor:
     """Return ``bias`` [C] as a view that broadcasts along dimension ``dim`` of ``x``."""
     shape = [1] * x.ndim
@@ -118,13 +141,21 @@ def bias_act(
     noise: Tensor | None = None,
 ) -> Tensor:
     """Return clamp(gain · act(scale · x + noise + bias)); see `dgan_kernels.bias_act`."""
+    own = False
     if scale is not None:
         shape = [1] * x.ndim
         shape[0], shape[dim] = scale.shape
-        x = x * scale.view(shape)
+        x, own = x * scale.view(shape), True
     if noise is not None:
-        x = x + noise
-    return bias_act_forward(x, None if bias is None else along(bias, x, dim), act, gain, clamp, dim)
+        x, own = x + noise, True
+    if bias is not None:
+        x, own = x + along(bias, x, dim), True
+    y = activate(x, act, own)
+    if not torch.is_grad_enabled() and (own or y is not x) and not torch.compiler.is_compiling():
+        y = y if gain == 1 else y.mul_(gain)
+        return y if clamp is None else y.clamp_(-clamp, clamp)
+    y = y if gain == 1 else y * gain
+    return y if clamp is None else y.clamp(-clamp, clamp)
 
 
 # Below, `bias` is None or broadcasts against x as it is; `dim` keeps the kernels' signature.

@@ -96,7 +96,7 @@ def norm_act_backward(
 
 
 def norm_act_second(
-    v: Tensor, shift: Tensor, dy: Tensor, x: Tensor, stats: MaybeTensor, weight: MaybeTensor,
+    v: Tensor, shift: MaybeTensor, dy: Tensor, x: Tensor, stats: MaybeTensor, weight: MaybeTensor,
     bias: MaybeTensor, over: str, centred: bool, act: str, eps: float, ranks: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return what cotangents v of dx, and ``shift`` of its sums, send to dy, x and (γ, β)."""

@@ -224,3 +224,25 @@ def test_three_orders_by_pytorchs_own_norms(norm, affine):
     for order in range(4):
         torch.testing.assert_close(ours, want, msg=lambda m, o=order: f"order {o}: {m}")
         ours, want = differentiated(ours), differentiated(want)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("affine", AFFINE)
+@pytest.mark.parametrize("norm", ["group", "instance", "layer", "batch", "pixel"])
+def test_a_penaltys_second_derivative_in_closed_form(norm, affine, last):
+    # What a cotangent of dx alone sends on: the one case that is not left to autograd.
+    options = {"norm": norm, "dim": 1} | ({"groups": 2} if norm == "group" else {})
+    x, weight, bias, dy, v, *_ = inputs((3, 4, 5, 2), options, affine, DOUBLE)
+    order = torch.channels_last if last else torch.contiguous_format
+    leaves = [t.requires_grad_() for t in (x, weight, bias) if t is not None]
+    dy.requires_grad_()
+
+    def second(x, exact):
+        # Differentiated further, the second derivative is PyTorch's of the formulas.
+        y = norm_act(x, weight, bias, act="silu", eps=0.1, **options)
+        (dx,) = torch.autograd.grad(y, leaves[0], dy, create_graph=True)
+        return torch.autograd.grad(dx, (dy, *leaves), v, create_graph=exact, allow_unused=True)
+
+    got = second(x.to(memory_format=order), exact=False)
+    for a, b in zip(got, second(x, exact=True)):
+        torch.testing.assert_close(a, b)
