@@ -7,10 +7,13 @@ Any floating dtype, any device, any derivative order, forward and reverse mode. 
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dgan_kernels.checks import is_plain_eager
 
 # Up to here one convolution with the outer product beats two with the taps, on a CPU.
 _OUTER = 6
@@ -55,28 +58,62 @@ def upfirdn2d(
         return y.unflatten(0, x.shape[:-3])
     if x.numel() == 0:  # convolutions refuse a batch of nothing here and there
         return x.new_zeros(*x.shape[:2], *output_size(x.shape, filter, up, down, padding)) + x.sum()
-    # Taps and gain are multiplied in the wider type, and rounded to x's once.
-    taps = filter.to(torch.promote_types(x.dtype, filter.dtype))
-    taps = taps if flip else taps.flip(list(range(taps.ndim)))
     with own_dtype(x):
-        if taps.ndim == 2:
-            return _resample(x, (taps * gain).to(x.dtype), up, down, padding)
-        if len(taps) <= _OUTER:
-            return _resample(x, (torch.outer(taps, taps) * gain).to(x.dtype), up, down, padding)
-        along_x, along_y = (taps * gain).to(x.dtype)[None], taps.to(x.dtype)[:, None]
-        x = _resample(x, along_x, (up[0], 1), (down[0], 1), (*padding[:2], 0, 0))
-        return _resample(x, along_y, (1, up[1]), (1, down[1]), (0, 0, *padding[2:]))
+        if filter.ndim == 2 or len(filter) <= _OUTER:
+            return _resample(x, _taps(filter, 2, gain, flip, up, x), up, down, padding)
+        up_x, up_y = (up[0], 1), (1, up[1])
+        along_x = _taps(filter, 1, gain, flip, up_x, x)[None]
+        along_y = _taps(filter, 1, 1.0, flip, up_y, x)[:, None]
+        x = _resample(x, along_x, up_x, (down[0], 1), (*padding[:2], 0, 0))
+        return _resample(x, along_y, up_y, (1, down[1]), (0, 0, *padding[2:]))
+
+
+def _taps(
+    filter: Tensor, ndim: int, gain: float, flip: bool, up: Sequence[int], x: Tensor
+) -> Tensor:
+    """Return the taps, of one or two dimensions and x's dtype, in the order `_resample` takes."""
+    if max(up) > 1:
+        flip = not flip
+    if x.device.type == "cpu" and filter.device.type == "cpu" and is_plain_eager(x):
+        shape = tuple(filter.shape)
+        values = tuple(filter.flatten().tolist() if filter.ndim > 1 else filter.tolist())
+        return _kept_taps(values, shape, ndim, gain, flip, x.dtype, filter.dtype)
+    return _made_taps(filter, ndim, gain, flip, x.dtype)
+
+
+def _made_taps(filter: Tensor, ndim: int, gain: float, flip: bool, dtype: torch.dtype) -> Tensor:
+    # Taps and gain are multiplied in the wider type, and rounded to x's once.
+    taps = filter.to(torch.promote_types(dtype, filter.dtype))
+    taps = taps if flip else taps.flip(list(range(taps.ndim)))
+    scaled = taps * gain
+    return (torch.outer(scaled, taps) if ndim > taps.ndim else scaled).to(dtype)
+
+
+@lru_cache(maxsize=256)
+def _kept_taps(
+    values: tuple[float, ...], shape: tuple[int, ...], ndim: int, gain: float, flip: bool,
+    dtype: torch.dtype, stored: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """`_made_taps`, once for all filters of these values: beside a small image it takes long."""
+    with torch.inference_mode(False), torch.no_grad():
+        filter = torch.tensor(values, dtype=stored, device="cpu").view(shape)
+        return _made_taps(filter, ndim, gain, flip, dtype)
 
 
 def own_dtype(x: Tensor) -> AbstractContextManager[object]:
     """Keep autocast from choosing another dtype for the convolutions than x's, as kernels do."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _resample(
     x: Tensor, taps: Tensor, up: Sequence[int], down: Sequence[int], padding: Sequence[int]
 ) -> Tensor:
-    """Correlate x [N, C, H, W] with ``taps`` [rows, columns], a channel at a time."""
+    """Filter x [N, C, H, W] with ``taps`` [rows, columns], a channel at a time.
+
+    The taps are in the order of a correlation, or, where ``up`` is not 1, of a convolution.
+    """
     channels, (rows, columns) = x.shape[1], taps.shape
     (up_x, up_y), (down_x, down_y), (left, right, top, bottom) = up, down, padding
     each = (channels, 1, rows, columns)
@@ -90,13 +127,14 @@ def _resample(
         return F.conv2d(x, taps.expand(each), stride=stride, padding=inside, groups=channels)
     # A transposed convolution never multiplies the inserted zeros. It computes every position that
     # a tap reaches, and no trailing zeros: the padding is what is still missing, or too much.
-    weight = taps.flip((0, 1)).expand(each)
     inner_x, inner_y = columns - 1, rows - 1
     missing = (
         left - inner_x, right - inner_x + up_x - 1, top - inner_y, bottom - inner_y + up_y - 1
     )  # fmt: skip
     inside, rest = _split([-side for side in missing])
-    y = F.conv_transpose2d(x, weight, stride=(up_y, up_x), padding=inside, groups=channels)
+    y = F.conv_transpose2d(
+        x, taps.expand(each), stride=(up_y, up_x), padding=inside, groups=channels
+    )
     y = pad(y, [-side for side in rest])
     if down_x == down_y == 1:
         return y
@@ -113,6 +151,8 @@ def _split(padding: Sequence[int]) -> tuple[tuple[int, int], Sequence[int]]:
 
 def pad(x: Tensor, padding: Sequence[int]) -> Tensor:
     """Return x with zeros around it; a negative number crops, after the zeros are there."""
+    if not any(padding):
+        return x
     grow, crop = [max(p, 0) for p in padding], [min(p, 0) for p in padding]
     if any(grow):
         x = F.pad(x, grow)

@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from dgan_kernels import reference, reference_upfirdn2d
+from dgan_kernels import native_upfirdn2d, reference, reference_upfirdn2d
 from dgan_kernels.checks import (
     TRITON,
     check_choice,
@@ -106,7 +106,7 @@ def upfirdn2d(
         check_vector("bias", bias, x, 1)
     epilogue = (act, float(act_gain), None if clamp is None else float(clamp))
     if not runs_triton(x, backend) or kernels is None:
-        y = reference_upfirdn2d.upfirdn2d(x, filter, *constants, float(gain))
+        y = native_upfirdn2d.upfirdn2d(x, filter, *constants, float(gain))
         return reference.bias_act(y, bias, *epilogue, 1)
     if kernels.has_tangent(filter):
         raise NotImplementedError(

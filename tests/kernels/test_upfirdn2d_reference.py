@@ -158,6 +158,24 @@ def test_shapes_without_memory_or_elements():
     assert (y.shape, dx.shape) == ((0, 3, 8, 8), x.shape)
 
 
+def test_a_filter_may_change_between_calls():
+    x, taps = draw(1, 2, 4, 4).requires_grad_(), SMOOTH.clone()
+    before = upsample2d(x, taps)
+    taps.mul_(2)
+    torch.testing.assert_close(upsample2d(x, taps), 4 * before)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        before.sum().backward()
+
+
+def test_what_inference_mode_leaves_can_be_differentiated():
+    taps = draw(3)
+    with torch.inference_mode():
+        downsample2d(draw(1, 1, 4, 4), taps)
+    x = draw(1, 1, 4, 4).requires_grad_()
+    downsample2d(x, taps).sum().backward()
+    assert x.grad is not None
+
+
 def test_autocast_does_not_change_the_dtype():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert upsample2d(draw(1, 2, 4, 4), SMOOTH).dtype == torch.float32
