@@ -41,7 +41,8 @@ def orders(layer: Layer, tensors: tuple[Tensor, ...]) -> dict[str, Callable[[], 
     # As in a penalty of a network: what the layers above send back depends on parameters, too.
     x, y = tensors[0], layer(*tensors)
     result = y if isinstance(y, Tensor) else y[0]
-    dy, v = (t.detach().to(like) for t, like in zip(draw(result.shape, x.shape), (result, x)))
+    drawn = zip(draw(result.shape, x.shape), (result, x))
+    dy, v = (torch.empty_like(like.detach()).copy_(t) for t, like in drawn)
     dy.requires_grad_()
 
     def forward() -> Any:

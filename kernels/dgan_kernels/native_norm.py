@@ -55,7 +55,13 @@ class Norm(NamedTuple):
 
     def mean(self, a: Tensor) -> Tensor:
         """Return ⟨a⟩ of a view."""
+        if self.over == "group" and not a.is_contiguous():
+            return self.spread(a.mean(-1, keepdim=True).mean(-2, keepdim=True))
         return a.mean(reference.DIMS[self.over], keepdim=True)
+
+    def spread(self, statistic: Tensor) -> Tensor:
+        """Return a group's [N, G, 1, 1] as [N, G, D, 1]: in channels_last, rows as long as C."""
+        return statistic.expand(self.per_sample).contiguous()
 
 
 @lru_cache(maxsize=1024)
@@ -120,15 +126,15 @@ def _forward(
     x: Tensor, weight: MaybeTensor, bias: MaybeTensor, kind: Norm
 ) -> tuple[Tensor, MaybeTensor, Tensor]:
     """Return y, the mean (None if not centred) and r."""
-    rest = (weight, bias)
+    affine, rest = (weight, bias), (None, None)
+    if not (kind.native and _shared(*affine)):
+        affine, rest = rest, affine
     if not kind.native:
         y, mean, r = _normalise(x, kind)
     elif kind.over == "channels":
-        inside, rest = (rest, (None, None)) if _shared(*rest) else ((None, None), rest)
-        y, mean, r = torch.native_layer_norm(x, x.shape[-1:], *inside, kind.eps)
+        y, mean, r = torch.native_layer_norm(x, x.shape[-1:], *affine, kind.eps)
     else:
-        inside, rest = (rest, (None, None)) if _shared(*rest) else ((None, None), rest)
-        y, mean, r = torch.native_group_norm(x, *inside, *_sizes(kind), kind.eps)
+        y, mean, r = torch.native_group_norm(x, *affine, *_sizes(kind), kind.eps)
     if rest[0] is not None:
         y.view(kind.shape).mul_(kind.along(rest[0]))
     if rest[1] is not None:
@@ -159,7 +165,7 @@ def _backward(
     if (kind.native or kind.over == "batch") and _shared(weight, bias):
         return _native_backward(dy, x, weight, bias, mean, r, kind, wanted)
     to_weight, xh, dy = None, _normalised(x, mean, r, kind), dy.reshape(kind.shape)
-    dx, spare = torch.empty_like(x), dy * xh
+    dx, spare = torch.empty_like(x), xh.mul_(dy) if kind.native else dy * xh
     q = _times(dy, weight, kind, out=dx.view(kind.shape))
     if weight is not None:
         to_weight = kind.sum(spare, weight)
@@ -192,7 +198,7 @@ def _penalty(
 ) -> Gradients:  # fmt: skip
     """Return what a cotangent of dx alone sends to dy, x and γ."""
     assert grads[0] is not None
-    xh, r = _normalised(x, mean, r, kind), _statistic(r, kind)
+    xh, r = _normalised(x, mean, r, kind), _statistic(r, x, kind)
     v, dy = grads[0].reshape(kind.shape), dy.reshape(kind.shape)
     to_dy, to_x, to_weight = torch.empty_like(x), torch.empty_like(x), None
     q, h = _times(dy, weight, kind, out=to_x.view(kind.shape)), to_dy.view(kind.shape).copy_(v)
@@ -251,15 +257,18 @@ def _sizes(kind: Norm) -> tuple[int, int, int, int]:
     return n, groups * channels, positions, groups
 
 
-def _statistic(t: Tensor, kind: Norm) -> Tensor:
-    """Return the mean or r as it broadcasts against the view."""
-    return t.view(*kind.shape[:2], 1, 1) if kind.native else t
+def _statistic(t: Tensor, x: Tensor, kind: Norm) -> Tensor:
+    """Return the mean or r of x as it broadcasts against the view."""
+    if not kind.native:
+        return t
+    t = t.view(*kind.shape[:2], 1, 1)
+    return t if x.is_contiguous() else kind.spread(t)
 
 
 def _normalised(x: Tensor, mean: MaybeTensor, r: Tensor, kind: Norm) -> Tensor:
     """Return x̂ as a view, in memory of its own."""
-    x, r = x.view(kind.shape), _statistic(r, kind)
-    return x * r if mean is None else (x - _statistic(mean, kind)).mul_(r)
+    view, r = x.view(kind.shape), _statistic(r, x, kind)
+    return view * r if mean is None else (view - _statistic(mean, x, kind)).mul_(r)
 
 
 def _times(dy: Tensor, weight: MaybeTensor, kind: Norm, out: Tensor) -> Tensor:

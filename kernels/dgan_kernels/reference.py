@@ -108,17 +108,16 @@ _IN_PLACE: dict[str, Pointwise] = {
     "elu": F.elu_,
     "silu": lambda u: F.silu(u, inplace=True),
 }
-_FROM_RESULT = ("relu", "leaky_relu", "tanh", "sigmoid")
-"""Those whose derivatives PyTorch takes from the result: autograd does not miss what was there."""
 
 
 def activate(u: Tensor, act: str, own: bool) -> Tensor:
-    """Return act(u), in u's memory if that is the caller's ``own`` and no gradient needs it.
+    """Return act(u), in u's memory if that is the caller's ``own`` and nothing differentiates it.
 
-    A fresh page costs a CPU more than the arithmetic on it. Compilers reuse memory by themselves.
+    A fresh page costs a CPU more than the arithmetic on it. Under autograd PyTorch could take relu
+    and its like in place too, but then sends the zeros of their second derivative through them.
     """
-    reused = own and act in _IN_PLACE and not torch.compiler.is_compiling()
-    if reused and (act in _FROM_RESULT or not (u.requires_grad and torch.is_grad_enabled())):
+    recorded = u.requires_grad and torch.is_grad_enabled()
+    if own and not recorded and act in _IN_PLACE and not torch.compiler.is_compiling():
         return _IN_PLACE[act](u)
     return ACTIVATIONS[act].value(u)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 def wide(x: Tensor) -> Tensor:
     """Return x in at least float32."""
-    return x.to(wide_dtype(x))
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:

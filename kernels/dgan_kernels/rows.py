@@ -17,7 +17,7 @@ def to_rows(x: Tensor, order: Sequence[int]) -> Tensor:
 
     Contiguous and channels_last tensors are views; a sum over a row minds no order.
     """
-    return x.permute(*order).flatten(1)
+    return (x if list(order) == list(range(x.ndim)) else x.permute(*order)).flatten(1)
 
 
 def from_rows(rows: Tensor, shape: Sequence[int], order: Sequence[int]) -> Tensor:

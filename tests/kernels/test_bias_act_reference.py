@@ -240,10 +240,7 @@ def test_does_what_the_plain_layer_does_and_no_more():
         with Record() as record:
             torch.autograd.grad(layer().sum(), (x, bias))
         calls.append(record.calls)
-    ours, plain = calls
-    # The activation in the sum's memory, which nothing else needs; what is detached moves nothing.
-    ours = [call for call in ours if call != "aten.detach.default"]
-    assert ours == [call.replace("relu.default", "relu_.default") for call in plain]
+    assert calls[0] == calls[1]
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
