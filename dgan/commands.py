@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dgan import recipes
-from dgan.config import Loss
+from dgan.config_game import Loss
 
 Given = tyro.conf.Positional
 

@@ -10,23 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from dgan.config_game import Augment, Penalty, Regularizers, Task
 from dgan.schedule import Cosine, constant
-
-Loss = Literal[
-    "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic",
-    "relativistic_average",
-]  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a batch means to the players."""
-
-    name: str = "synthesis"
-    """`synthesis` (images from noise, with or without a class)."""
-    loss: Loss = "relativistic"
-    smoothing: float = 0.0
-    """Real samples' target is 1 − this (minimax, non_saturating, least_squares)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,68 +26,6 @@ class Player:
     beta1: float = 0.0
     beta2: Cosine = field(default_factory=lambda: constant(0.99))
     epsilon: float = 1e-8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Penalty:
-    """γ/2 · (‖∇D(real)‖² + ‖∇D(fake)‖²), or another; γ = 0 leaves it out."""
-
-    gamma: Cosine = field(default_factory=lambda: constant(1.0))
-    points: Literal["both", "real", "fake", "between", "around"] = "both"
-    """Where: at real samples (R1), at fake ones (R2) or both; between them (WGAN-GP); around real
-    ones (DRAGAN)."""
-    kind: Literal["zero_centered", "one_centered"] = "zero_centered"
-    """γ/2 ‖∇D‖², or γ (‖∇D‖ − 1)²."""
-    one_sided: bool = False
-    """one_centered: norms below 1 are not penalised."""
-    augmented: bool = False
-    """With respect to augmented samples; otherwise through the augmentation."""
-    every: int = 1
-    """Steps between penalties, each then so many times as strong (lazy regularisation)."""
-    method: Literal["auto", "double", "forward", "difference"] = "auto"
-    """How it is differentiated; all are exact but `difference`, see `dgan.gradient_penalty`."""
-    keep_unsharded: bool = False
-    """fsdp: keep weights gathered between the passes of `forward`: fewer gathers, more memory."""
-    check: bool = True
-    """Before the first step, compare its gradient with a finite difference; see `check_penalty`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regularizers:
-    """Weights of what is added to the losses (`dgan.objectives.regularizers`); 0 leaves it out."""
-
-    clip: float = 0.0
-    """No addition: puts the discriminator's weights into [−clip, clip] after each update (WGAN)."""
-    lecam: float = 0.0
-    bcr: float = 0.0
-    """Balanced consistency, under DiffAugment."""
-    zcr: float = 0.0
-    """Latent consistency: of the discriminator, when latents move by `zcr_noise`."""
-    zcr_generator: float = 0.0
-    """And how strongly the generator is to answer such a move."""
-    zcr_noise: float = 0.07
-    path_length: float = 0.0
-    """Of StyleGAN2's generator (in w), or any other's (in z)."""
-    path_length_every: int = 4
-    """Steps between, each then so many times as strong."""
-    top_k: float = 1.0
-    """The generator learns from the best of its samples, in the end this fraction; 1: from all."""
-    top_k_kimg: float = 50.0
-    """Thousand images after which it learns from a hundredth fewer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augment:
-    """What samples go through before they are judged, real and generated ones alike."""
-
-    kind: Literal["none", "diff", "ada"] = "none"
-    """DiffAugment, or the adaptive augmentation of StyleGAN2-ADA."""
-    target: float = 0.6
-    """ada: adapts until the mean sign of real samples' logits is this."""
-    kimg: float = 500.0
-    """ada: thousand images from no augmentation to all of it."""
-    noise: Cosine = field(default_factory=lambda: constant(0.0))
-    """Standard deviation of instance noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,10 +209,10 @@ class Recipe:
     generator: Player
     discriminator: Player
     train: Train
-    task: Task = Task()
-    penalty: Penalty = Penalty()
-    regularizers: Regularizers = Regularizers()
-    augment: Augment = Augment()
+    task: Task = field(default_factory=Task)
+    penalty: Penalty = field(default_factory=Penalty)
+    regularizers: Regularizers = field(default_factory=Regularizers)
+    augment: Augment = field(default_factory=Augment)
     average: Average = Average()
     parallel: Parallel = Parallel()
     checkpoint: Checkpoint = Checkpoint()

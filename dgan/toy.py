@@ -11,7 +11,6 @@ from dgan.config import (
     Checkpoint,
     Data,
     Evaluation,
-    Loss,
     Parallel,
     Penalty,
     Player,
@@ -21,6 +20,7 @@ from dgan.config import (
     Task,
     Train,
 )
+from dgan.config_game import Loss
 from dgan.data.toy import find_toy
 from dgan.laboratory.games import games_picture, games_table
 from dgan.laboratory.picture import animate, save_picture

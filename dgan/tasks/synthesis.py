@@ -1,42 +1,17 @@
 """Samples from noise, with or without a class."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dgan.draws import Draws
-from dgan.objectives import regularizers
-from dgan.objectives.augment import DIFF_AUGMENT_NUMBERS, diff_augment
 from dgan.objectives.check import check_penalty
 from dgan.objectives.losses import OverRanks, alone, loss_named
-from dgan.objectives.penalties import PenaltyOutput
-from dgan.tasks.added import Regularizers
+from dgan.tasks.added import Added, Network, Regularizers, Round, Terms
 from dgan.tasks.augmentation import Augmentation, join
 from dgan.tasks.penalty import Judge, Penalty, Side, side_by_side
 from dgan.tasks.statistics import accuracy, moments
-
-Network = Callable[..., Tensor]
-Terms = dict[str, Tensor]
-"""A player's loss under `loss`, and what else is worth logging: scalars, and vectors of which
-`statistics.scalars` makes such, all of them means over the batch."""
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one update of the discriminator is about, before any augmentation."""
-
-    real: Tensor
-    fake: Tensor
-    z: Tensor
-    labels: Tensor | None
-    draws: Draws
-
-
-MEANS = ("lecam_real", "lecam_fake", "path_length")
-"""Running means, which begin with 0."""
 
 
 class Synthesis:
@@ -88,11 +63,11 @@ class Synthesis:
         self.conditional, self.separate = conditional, separate
         self.augmentation = augmentation or Augmentation()
         self.penalise_augmented = penalise_augmented
-        self.regularizers = regularizers or Regularizers()
-        self.sample, self.gather, self.w_dim = sample, gather, w_dim
-        zero = torch.zeros((), dtype=torch.float64, device=device)
-        self.memory = {"p": self.augmentation.p}
-        self.memory |= {name: zero.clone() for name in MEANS}
+        self.sample = sample
+        self.added = Added(
+            regularizers or Regularizers(), z_dim=z_dim, w_dim=w_dim, gather=gather, device=device
+        )
+        self.memory = {"p": self.augmentation.p, **self.added.memory}
 
     def check(self, discriminator: Network, batch: dict[str, Any]) -> float | None:
         """The penalty's relative gradient error on real samples; None if no exact one is taken.
@@ -114,18 +89,11 @@ class Synthesis:
         `metrics` are its terms, over the global batch, by the names they have here.
         """
         self.augmentation.follow(metrics["real_signs"], images)
-        if self.regularizers.lecam:
-            for side in ("real", "fake"):
-                self._advance(f"lecam_{side}", metrics[f"{side}_logits"])
+        self.added.after_discriminator(metrics)
 
     def after_generator(self, metrics: dict[str, float]) -> None:
         """Likewise after an update of the generator."""
-        if "path_length" in metrics:
-            self._advance("path_length", metrics["path_length"])
-
-    def _advance(self, name: str, value: float) -> None:
-        average = self.memory[name]
-        average.copy_(regularizers.advanced(average, torch.tensor(value)))
+        self.added.after_generator(metrics)
 
     def discriminator_loss(
         self,
@@ -163,7 +131,7 @@ class Synthesis:
             penalty, extra = 0.0, {}
         real_logits, fake_logits = logits.chunk(2)
         adversarial = self.loss.discriminator(real_logits, fake_logits)
-        more = self._regularised(discriminator, generator, judge_of, played, logits)
+        more = self.added.to_discriminator(discriminator, generator, judge_of, played, logits)
         return {
             "loss": adversarial + penalty + sum(more.values()),
             "adversarial": adversarial,
@@ -194,77 +162,10 @@ class Synthesis:
         if self.loss.generator_sees_real:
             with torch.no_grad():
                 real_logits = self._judge(discriminator, "real", numbers)(real, labels)
-        options = {}
-        if self.regularizers.top_k < 1:
-            options["weights"] = self._top_k_weights(fake_logits, draws, images_seen)
-        terms = {"loss": self.loss.generator(real_logits, fake_logits, **options)}
-        if weight := self.regularizers.zcr_generator:
-            near = generator(self._near(z, draws), labels)
-            terms["zcr"] = weight * regularizers.diversity(fake, near)
-            terms["loss"] = terms["loss"] + terms["zcr"]
-        every = self.regularizers.path_length_every
-        if (weight := self.regularizers.path_length) and (draws.step - 1) % every == 0:
-            output = self._path_length(generator, z, labels, tuple(fake.shape[1:]), draws)
-            terms["path_length"] = output.norms.mean()
-            terms["loss"] = terms["loss"] + every * weight * output.loss
-        return terms
-
-    def _top_k_weights(self, logits: Tensor, draws: Draws, images_seen: int) -> Tensor:
-        everyone = self.gather(logits.detach())
-        epochs = images_seen / (1000 * self.regularizers.top_k_kimg)
-        k = regularizers.top_k(len(everyone), epochs, least=self.regularizers.top_k)
-        return regularizers.top_k_weights(everyone, k)[draws.rows.start : draws.rows.stop]
-
-    def _path_length(
-        self,
-        generator: Network,
-        z: Tensor,
-        labels: Tensor | None,
-        shape: tuple[int, ...],
-        draws: Draws,
-    ) -> PenaltyOutput:
-        def shifted(shift: Tensor, labels: Tensor | None) -> Tensor:
-            return generator(z, labels, shift)
-
-        return regularizers.path_length(
-            shifted if self.w_dim else generator,
-            z.new_zeros(len(z), self.w_dim) if self.w_dim else z,
-            labels,
-            noise=draws.named("path length").noise(shape),
-            average=self.memory["path_length"],
-        )
-
-    def _regularised(
-        self,
-        discriminator: Network,
-        generator: nn.Module,
-        judge_of: Callable[[Side], Judge],
-        played: Round,
-        logits: Tensor,
-    ) -> Terms:
-        """What is added to the discriminator's loss, by name."""
-        terms: Terms = {}
-        weights, draws = self.regularizers, played.draws
-        real_logits, fake_logits = logits.chunk(2)
-        if weights.lecam:
-            averages = (self.memory[f"lecam_{side}"].to(logits.dtype) for side in ("real", "fake"))
-            terms["lecam"] = weights.lecam * regularizers.lecam(real_logits, fake_logits, *averages)
-        if weights.bcr:
-            images, labels = side_by_side(played.real, played.fake, played.labels)
-            uniform = [draws.named(f"bcr {n}").uniform(DIFF_AUGMENT_NUMBERS) for n in range(2)]
-            changed = diff_augment(images, torch.cat(uniform))
-            # The mean over both halves is half the sum of the halves' means.
-            distance = regularizers.consistency(logits, discriminator(changed, labels))
-            terms["bcr"] = 2.0 * weights.bcr * distance
-        if weights.zcr:
-            with torch.no_grad():
-                near = generator(self._near(played.z, draws), played.labels).to(logits.dtype)
-            distance = regularizers.consistency(fake_logits, judge_of("fake")(near, played.labels))
-            terms["zcr"] = weights.zcr * distance
-        return terms
-
-    def _near(self, z: Tensor, draws: Draws) -> Tensor:
-        return z + self.regularizers.zcr_noise * draws.named("zcr").normal(self.z_dim)
+        weights = self.added.of_samples(fake_logits, draws, images_seen)
+        adversarial = self.loss.generator(real_logits, fake_logits, **weights)
+        more, terms = self.added.to_generator(generator, Round(real, fake, z, labels, draws))
+        return {"loss": adversarial + more, **terms}
 
     def _labels(self, batch: dict[str, Any]) -> Tensor | None:
         return batch["label"] if self.conditional else None
