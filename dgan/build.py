@@ -30,6 +30,7 @@ from dgan.scores import metric_of
 from dgan.step import Pace, Player, Players
 from dgan.tasks.added import Regularizers
 from dgan.tasks.augmentation import Augmentation
+from dgan.tasks.features import features_layer
 from dgan.tasks.penalty import Penalty
 from dgan.tasks.synthesis import Synthesis
 from dgan_kernels.rank_mean import mean_over_ranks
@@ -102,11 +103,18 @@ def build_task(
             f"--regularizers.path_length is of one sample, and --generator.network "
             f"{recipe.generator.network} couples those of a batch (`couples_samples`)"
         )
+    if recipe.task.generator == "feature_matching":
+        try:
+            features_layer(discriminator)
+        except ValueError as error:
+            raise ValueError(f"--task.generator feature_matching: {error}") from None
     penalty = {k: v for k, v in shallow(recipe.penalty).items() if k not in ("check", "augmented")}
     weights = {k: v for k, v in shallow(recipe.regularizers).items() if k != "clip"}
     return Synthesis(
         loss=recipe.task.loss,
         smoothing=recipe.task.smoothing,
+        matches_features=recipe.task.generator == "feature_matching",
+        latents=recipe.task.latents,
         penalty=Penalty(**penalty, over_ranks=over_ranks),
         z_dim=latent_size(generator, recipe.generator.network),
         conditional=recipe.data.classes > 0,

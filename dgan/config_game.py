@@ -23,6 +23,11 @@ class Task:
     loss: Loss = "relativistic"
     smoothing: float = 0.0
     """Real samples' target is 1 − this (minimax, non_saturating, least_squares)."""
+    generator: Literal["adversarial", "feature_matching"] = "adversarial"
+    """What the generator minimises: its part of `loss`, or the distance of the mean features of
+    real and generated samples in the discriminator, behind its last block but one."""
+    latents: int = 1
+    """So many samples for every real one in the generator's updates."""
 
 
 @dataclass(frozen=True, kw_only=True)

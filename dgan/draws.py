@@ -58,6 +58,10 @@ class Draws:
         """Other numbers of the same rows, for another purpose within the update."""
         return replace(self, purpose=f"{self.purpose}/{name}")
 
+    def several(self, count: int) -> "Draws":
+        """The draws of `count` rows for each of these rows, one row's after another's."""
+        return replace(self, rows=range(count * self.rows.start, count * self.rows.stop))
+
     def part(self, index: int, parts: int) -> "Draws":
         """The draws of micro-batch `index` of `parts` equal ones."""
         size = len(self.rows) // parts

@@ -15,6 +15,7 @@ def validate(recipe: Recipe) -> None:
         "train.accumulation": (recipe.train.accumulation, 1),
         "train.discriminator_updates": (recipe.train.discriminator_updates, 1),
         "train.generator_updates": (recipe.train.generator_updates, 1),
+        "task.latents": (recipe.task.latents, 1),
         "train.log_every": (recipe.train.log_every, 1),
         "penalty.every": (recipe.penalty.every, 1),
         "train.seed": (recipe.train.seed, 0),
@@ -126,6 +127,12 @@ def _check_objective(recipe: Recipe) -> None:
             "--regularizers.top_k picks samples, and --task.loss relativistic_average judges each "
             "by all others: choose another loss, or set it to 1"
         )
+    matches = task.generator == "feature_matching"
+    if recipe.regularizers.top_k < 1 and matches:
+        raise ValueError(
+            "--regularizers.top_k weighs samples by their logits, and --task.generator "
+            "feature_matching looks at none: set one of them back"
+        )
     unbounded = not has_penalty and not recipe.regularizers.clip
     if task.loss == "wasserstein" and unbounded and recipe.discriminator.network in UNBOUNDED:
         raise ValueError(
@@ -135,6 +142,7 @@ def _check_objective(recipe: Recipe) -> None:
         )
     for key, value, global_mean in (
         ("task.loss", task.loss, task.loss == "relativistic_average"),
+        ("task.generator", task.generator, matches),
         ("penalty.points", penalty.points, has_penalty and penalty.points == "around"),
         ("regularizers.top_k", recipe.regularizers.top_k, recipe.regularizers.top_k < 1),
     ):

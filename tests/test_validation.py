@@ -34,6 +34,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"regularizers__top_k": 0.5, "train__accumulation": 2},
         "--regularizers.top_k 0.5 has a mean over the whole batch",
     ),
+    (
+        {"task__generator": "feature_matching", "train__accumulation": 2},
+        "--task.generator feature_matching has a mean over the whole batch",
+    ),
+    (
+        {"task__generator": "feature_matching", "regularizers__top_k": 0.5},
+        "--regularizers.top_k weighs samples by their logits",
+    ),
+    ({"task__latents": 0}, "--task.latents is 0; it must be at least 1"),
     ({"regularizers__lecam": -1.0}, "--regularizers.lecam is -1.0; it must be at least 0"),
     ({"train__generator_updates": 0}, "--train.generator_updates is 0; it must be at least 1"),
     ({"data__kind": "stacked"}, "--data.kind stacked needs --data.channels 3"),

@@ -1,5 +1,7 @@
 """Samples from noise, with or without a class."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,9 +9,10 @@ from torch import Tensor, nn
 
 from dgan.draws import Draws
 from dgan.objectives.check import check_penalty
-from dgan.objectives.losses import OverRanks, alone, loss_named
+from dgan.objectives.losses import OverRanks, alone, feature_matching, loss_named
 from dgan.tasks.added import Added, Network, Regularizers, Round, Terms
 from dgan.tasks.augmentation import Augmentation, join
+from dgan.tasks.features import features_layer, features_of
 from dgan.tasks.penalty import Judge, Penalty, Side, side_by_side
 from dgan.tasks.statistics import accuracy, moments
 
@@ -25,6 +28,9 @@ class Synthesis:
         separate: judge real and fake samples in calls of their own, as a discriminator that
             couples the samples of a batch needs; otherwise one call judges both.
         smoothing: see `loss_named`.
+        matches_features: the generator minimises the distance of the means of features instead of
+            its part of the loss (`objectives.losses.feature_matching`).
+        latents: samples of the generator's updates for every real one.
         augmentation: of all that is judged.
         penalise_augmented: take the penalty with respect to augmented samples; otherwise it goes
             through the augmentation, as in ADA and DiffAugment.
@@ -49,6 +55,8 @@ class Synthesis:
         conditional: bool,
         separate: bool,
         smoothing: float = 0.0,
+        matches_features: bool = False,
+        latents: int = 1,
         augmentation: Augmentation | None = None,
         penalise_augmented: bool = False,
         regularizers: Regularizers | None = None,
@@ -61,6 +69,7 @@ class Synthesis:
         self.loss = loss_named(loss, smoothing=smoothing, over_ranks=over_ranks)
         self.penalty, self.z_dim = penalty, z_dim
         self.conditional, self.separate = conditional, separate
+        self.matches_features, self.latents, self.over_ranks = matches_features, latents, over_ranks
         self.augmentation = augmentation or Augmentation()
         self.penalise_augmented = penalise_augmented
         self.sample = sample
@@ -111,7 +120,7 @@ class Synthesis:
         z = draws.normal(self.z_dim)
         with torch.no_grad():
             fake = generator(z, labels).to(real.dtype)
-        numbers = self._numbers(draws, real, images_seen)
+        numbers = self._numbers({"real": draws, "fake": draws}, real, images_seen)
         statistics = torch.stack([moments(real), moments(fake)])
         played = Round(real, fake, z, labels, draws)
         if self.penalise_augmented:
@@ -152,32 +161,55 @@ class Synthesis:
         draws: Draws,
         images_seen: int,
     ) -> Terms:
-        """The adversarial loss of generated samples against the batch's real ones."""
+        """What the generator minimises, of `latents` generated samples for every real one."""
         real, labels = batch[self.sample], self._labels(batch)
-        z = draws.normal(self.z_dim)
-        fake = generator(z, labels)
-        numbers = self._numbers(draws, real, images_seen)
-        fake_logits = self._judge(discriminator, "fake", numbers)(fake, labels)
+        many = draws.several(self.latents)
+        asked = None if labels is None else labels.repeat_interleave(self.latents, 0)
+        z = many.normal(self.z_dim)
+        fake = generator(z, asked)
+        numbers = self._numbers({"real": draws, "fake": many}, real, images_seen)
+        judge_real = partial(self._judge(discriminator, "real", numbers), real, labels)
+        judge_fake = partial(self._judge(discriminator, "fake", numbers), fake, asked)
+        if self.matches_features:
+            layer = features_layer(discriminator)
+            with torch.no_grad():
+                wanted = features_of(layer, judge_real, len(real)).to(real.dtype)
+            found = features_of(layer, judge_fake, len(fake)).to(real.dtype)
+            loss = feature_matching(wanted, found, self.over_ranks)
+        else:
+            loss = self._adversarial(judge_real, judge_fake, many, images_seen)
+        more, terms = self.added.to_generator(generator, Round(real, fake, z, asked, many))
+        return {"loss": loss + more, **terms}
+
+    def _adversarial(
+        self,
+        judge_real: Callable[[], Tensor],
+        judge_fake: Callable[[], Tensor],
+        draws: Draws,
+        images_seen: int,
+    ) -> Tensor:
+        """The generator's loss against the discriminator; `draws` of the generated samples."""
+        fake_logits = judge_fake()
         real_logits = fake_logits
         if self.loss.generator_sees_real:
             with torch.no_grad():
-                real_logits = self._judge(discriminator, "real", numbers)(real, labels)
+                real_logits = judge_real().repeat_interleave(self.latents, 0)
         weights = self.added.of_samples(fake_logits, draws, images_seen)
-        adversarial = self.loss.generator(real_logits, fake_logits, **weights)
-        more, terms = self.added.to_generator(generator, Round(real, fake, z, labels, draws))
-        return {"loss": adversarial + more, **terms}
+        return self.loss.generator(real_logits, fake_logits, **weights)
 
     def _labels(self, batch: dict[str, Any]) -> Tensor | None:
         return batch["label"] if self.conditional else None
 
-    def _numbers(self, draws: Draws, real: Tensor, images_seen: int) -> dict[str, dict[str, Any]]:
+    def _numbers(
+        self, draws: dict[str, Draws], real: Tensor, images_seen: int
+    ) -> dict[str, dict[str, Any]]:
         """What happens to the samples of each side, drawn once: a penalty judges them twice."""
         if not self.augmentation.changes:
             return {}
         shape = tuple(real.shape[1:])
         found = {
-            side: self.augmentation.draw(draws.named(f"augment {side}"), shape, images_seen)
-            for side in ("real", "fake")
+            side: self.augmentation.draw(of_side.named(f"augment {side}"), shape, images_seen)
+            for side, of_side in draws.items()
         }
         return {**found, "both": join(found["real"], found["fake"])}
 

@@ -74,6 +74,20 @@ CASES: dict[str, dict[str, Any]] = {
         "generator__options": {"z_dim": 6, "widths": (16, 12), "head": "gaussian"},
         "regularizers": Regularizers(path_length=1.0),
     },
+    "feature_matching": {
+        "family": "sngan",
+        "task__loss": "hinge",
+        "task__generator": "feature_matching",
+        "task__latents": 3,
+        "augment__kind": "diff",
+        "penalty__method": "double",
+    },
+    "latents": {
+        "task__latents": 2,
+        "train__accumulation": 2,
+        "augment": Augment(kind="ada", kimg=0.2, noise=constant(0.1)),
+        "regularizers": Regularizers(zcr=2.0, zcr_generator=0.5),
+    },
     "wgan_gp": {
         "family": "mlp",
         "task__loss": "wasserstein",

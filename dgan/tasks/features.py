@@ -1,0 +1,35 @@
+"""What the discriminator makes of samples on the way to its logits."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+def features_layer(discriminator: nn.Module) -> nn.Module:
+    """The layer whose outputs are the features: the last of the network's `.blocks` but one.
+
+    In every family the last may be the one that makes the logits.
+
+    Raises:
+        ValueError: there are fewer than two blocks.
+    """
+    blocks = list(getattr(discriminator, "blocks", ()))
+    if len(blocks) < 2:
+        raise ValueError(
+            f"{type(discriminator).__name__} has {len(blocks)} `.blocks`: features are taken "
+            "behind the last but one, so it must name two or more"
+        )
+    return blocks[-2]
+
+
+def features_of(layer: nn.Module, judge: Callable[[], object], rows: int) -> Tensor:
+    """What `layer` puts out, `[rows, ...]`, when `judge` calls its network once."""
+    outputs: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))
+    try:
+        judge()
+    finally:
+        handle.remove()
+    (features,) = outputs
+    # Rows of a reference batch, if there is one, stand in front.
+    return features[-rows:]
