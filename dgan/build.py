@@ -145,6 +145,8 @@ def _player(config: PlayerConfig, role: Role, replica: Replica, clip: float = 0.
         beta2=config.beta2,
         epsilon=config.epsilon,
         clip=clip,
+        orthogonal=config.orthogonal,
+        historical=config.historical,
     )
 
 

@@ -26,6 +26,10 @@ class Player:
     beta1: float = 0.0
     beta2: Cosine = field(default_factory=lambda: constant(0.99))
     epsilon: float = 1e-8
+    orthogonal: float = 0.0
+    """Weight of orthogonal regularisation: filters of a layer at right angles."""
+    historical: float = 0.0
+    """Weight of historical averaging: the squared distance to the mean of all past weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from dgan.draws import Draws, seed_of
 from dgan.networks.spectral import advance_spectral_norms
 from dgan.objectives.regularizers import clip_weights_
 from dgan.parallel.average import Average
+from dgan.parallel.on_weights import OnWeights
 from dgan.parallel.replicas import Replica, State, local
 from dgan.parallel.world import World
 from dgan.schedule import Averaging, Cosine
@@ -44,6 +45,8 @@ class Player:
         beta1: Adam's first moment decay.
         epsilon: Adam's.
         clip: every weight is put into [−clip, clip] after an update (Arjovsky et al. 2017); 0: not.
+        orthogonal: weight of orthogonal regularisation; see `OnWeights`, as for `historical`.
+        historical: weight of historical averaging.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class Player:
         beta2: Cosine,
         epsilon: float,
         clip: float = 0.0,
+        orthogonal: float = 0.0,
+        historical: float = 0.0,
     ) -> None:
         self.name = name
         self.replica = replica
@@ -64,6 +69,7 @@ class Player:
         replica.drive(
             torch.optim.Adam(replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon)
         )
+        self.on_weights = OnWeights(replica, orthogonal=orthogonal, historical=historical)
 
     def step(self, images_seen: int, rate: float = 1.0) -> None:
         """Move the weights along the accumulated gradients, and forget these.
@@ -77,11 +83,14 @@ class Player:
         if self.clip:
             clip_weights_(map(local, self.replica.weights().values()), self.clip)
             self.replica.written()
+        self.on_weights.follow()
         advance_spectral_norms(self.replica.module)
 
     def state(self) -> State:
-        """Weights, buffers and moments by name; loading writes into them."""
-        return {f"{self.name}.{key}": value for key, value in self.replica.state().items()}
+        """Weights, buffers, moments and history by name; loading writes into them."""
+        history = {f"history.{key}": value for key, value in self.on_weights.state().items()}
+        state = self.replica.state() | history
+        return {f"{self.name}.{key}": value for key, value in state.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +224,10 @@ def update(
             for key, value in terms.items():
                 sums[key] = sums.get(key, 0.0) + value.detach().double() / pace.accumulation
     player.replica.finish_backward()
+    parts = {key: value / world.size for key, value in sums.items()}
+    parts |= player.on_weights.add_gradients()
     try:
-        means = _over_ranks(player, sums, turn.batch, world)
+        means = _over_ranks(player, parts, turn.batch, world)
     except NonFinite as error:
         raise NonFinite(f"step {turn.step}: {error}", player) from None
     player.step(turn.images_seen, pace.learning_rate)
@@ -224,10 +235,9 @@ def update(
 
 
 def _over_ranks(
-    player: Player, sums: dict[str, Tensor], batch: Batch, world: World
+    player: Player, parts: dict[str, Tensor], batch: Batch, world: World
 ) -> dict[str, float]:
-    """What is logged, over all ranks, in one exchange that also finds bad numbers."""
-    parts = {key: value / world.size for key, value in sums.items()}
+    """What is logged, the sum of all ranks' parts, in one exchange that also finds bad numbers."""
     parts["gradient"] = player.replica.squared_gradient_norm()
     flat = torch.cat([part.flatten() for part in parts.values()])
     total = world.total(flat).cpu()

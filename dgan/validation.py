@@ -32,6 +32,11 @@ def validate(recipe: Recipe) -> None:
             f"regularizers.{field.name}": (getattr(recipe.regularizers, field.name), 0)
             for field in fields(recipe.regularizers)
         },
+        **{
+            f"{role}.{key}": (getattr(getattr(recipe, role), key), 0)
+            for role in ("generator", "discriminator")
+            for key in ON_WEIGHTS
+        },
         "regularizers.path_length_every": (recipe.regularizers.path_length_every, 1),
         "average.ramp": (recipe.average.ramp, 0),
         "average.width": (recipe.average.width, 0),
@@ -49,6 +54,7 @@ def validate(recipe: Recipe) -> None:
         if value < minimum:
             raise ValueError(f"--{key} is {value}; it must be at least {minimum}")
     _check_parallel(recipe.parallel)
+    _check_on_weights(recipe)
     _check_objective(recipe)
     _check_weights(recipe.data)
     _check_divergence(recipe.divergence)
@@ -57,6 +63,20 @@ def validate(recipe: Recipe) -> None:
     if recipe.data.channels not in (1, 3):
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
     _check_kind(recipe)
+
+
+ON_WEIGHTS = ("orthogonal", "historical")
+
+
+def _check_on_weights(recipe: Recipe) -> None:
+    for role in ("generator", "discriminator"):
+        for key in ON_WEIGHTS:
+            value = getattr(getattr(recipe, role), key)
+            if value and recipe.parallel.strategy == "deepspeed":
+                raise ValueError(
+                    f"--{role}.{key} {value} adds to gradients, which --parallel.strategy "
+                    "deepspeed keeps to itself: choose fsdp or ddp, or set it to 0"
+                )
 
 
 OF_STRATEGY = {

@@ -141,16 +141,13 @@ class ByHand:
         return sum(g.square().sum().item() for g in gradients) ** 0.5
 
 
+DRAWS = Draws(
+    seed=4, purpose="", step=1, rows=range(SIZE), device=torch.device("cpu"), dtype=torch.float64
+)
+
+
 def latents(purpose: str, step: int, index: int) -> Tensor:
-    return Draws(
-        seed=4,
-        purpose=purpose,
-        step=step,
-        update=index,
-        rows=range(SIZE),
-        device=torch.device("cpu"),
-        dtype=torch.float64,
-    ).normal(5)
+    return replace(DRAWS, purpose=purpose, step=step, update=index).normal(5)
 
 
 def squared_gradient(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
@@ -253,6 +250,41 @@ def test_the_average_halves_its_memory(half_life: float, decay: float, world: Wo
             torch.testing.assert_close(tensor, decay * before[name] + (1 - decay) * source, **EXACT)
             moved += not torch.equal(tensor, before[name])
     assert moved
+
+
+def test_regularisers_of_weights_are_a_part_of_the_loss(world: World) -> None:
+    """λ ‖W Wᵀ ∘ (1 − I)‖² of every layer, and λ ‖θ − mean of all θ so far‖², from step 2 on."""
+    game, stream = players(world), batches()
+    options = {"orthogonal": 0.3, "historical": 0.7}
+    game = replace(game, discriminator=Player("d", game.discriminator.replica, **RATES, **options))
+    discriminator = networks("mlp")[1].double()
+    adam, past = ByHand(discriminator), [[p.clone() for p in discriminator.parameters()]]
+    objective = task("hinge")
+    for step in range(1, 4):
+        batch = prepare(next(stream), world)
+        turn = Turn(objective.discriminator_loss, batch, step, 0, 0)
+        metrics = update(game.discriminator, game.generator, turn, PACE, world)
+        draws = replace(DRAWS, purpose="d", step=step)
+        terms = objective.discriminator_loss(
+            discriminator, game.generator.replica.module, batch, draws, 0
+        )
+        products = [
+            w @ w.T for w in discriminator.parameters() if w.ndim == 2 and w.shape != (3, 9)
+        ]
+        overlaps = sum((p - p.diag().diag()).square().sum() for p in products)
+        means = [torch.stack(each).mean(0).detach() for each in zip(*past)]
+        pairs = zip(discriminator.parameters(), means)
+        distance = sum((weight - mean).square().sum() for weight, mean in pairs)
+        assert metrics["orthogonal"] == pytest.approx(0.3 * overlaps.item(), rel=1e-9)
+        assert metrics["historical"] == pytest.approx(0.7 * distance.item(), rel=1e-9, abs=1e-30)
+        norm = adam.step(terms["loss"] + 0.3 * overlaps + 0.7 * distance, 0)
+        assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-9)
+        past.append([p.detach().clone() for p in discriminator.parameters()])
+    state = game.discriminator.state()
+    assert state["d.history.updates"] == 4
+    for (name, _), mean in zip(discriminator.named_parameters(), zip(*past)):
+        found = state[f"d.history.mean.{name}"]
+        torch.testing.assert_close(found, torch.stack(mean).mean(0), **EXACT)
 
 
 def test_the_opponent_is_left_as_it_was(world: World) -> None:

@@ -42,6 +42,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"task__generator": "feature_matching", "regularizers__top_k": 0.5},
         "--regularizers.top_k weighs samples by their logits",
     ),
+    (
+        {"generator__historical": 1.0, "parallel__strategy": "deepspeed"},
+        "--generator.historical 1.0 adds to gradients, which --parallel.strategy deepspeed keeps",
+    ),
+    (
+        {"discriminator__orthogonal": -1.0},
+        "--discriminator.orthogonal is -1.0; it must be at least 0",
+    ),
     ({"task__latents": 0}, "--task.latents is 0; it must be at least 1"),
     ({"regularizers__lecam": -1.0}, "--regularizers.lecam is -1.0; it must be at least 0"),
     ({"train__generator_updates": 0}, "--train.generator_updates is 0; it must be at least 1"),

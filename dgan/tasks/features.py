@@ -25,7 +25,11 @@ def features_layer(discriminator: nn.Module) -> nn.Module:
 def features_of(layer: nn.Module, judge: Callable[[], object], rows: int) -> Tensor:
     """What `layer` puts out, `[rows, ...]`, when `judge` calls its network once."""
     outputs: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))
+
+    def keep(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        outputs.append(output)
+
+    handle = layer.register_forward_hook(keep)
     try:
         judge()
     finally:

@@ -88,6 +88,17 @@ CASES: dict[str, dict[str, Any]] = {
         "augment": Augment(kind="ada", kimg=0.2, noise=constant(0.1)),
         "regularizers": Regularizers(zcr=2.0, zcr_generator=0.5),
     },
+    "on_weights": {
+        "family": "dcgan",
+        "task__loss": "non_saturating",
+        "data__resolution": 16,
+        "generator__options": {"z_dim": 6, "widths": (7, 6)},
+        "discriminator__options": {"widths": (7, 6), "norm": "layer"},
+        "generator__orthogonal": 0.1,
+        "discriminator__orthogonal": 0.2,
+        "generator__historical": 0.3,
+        "discriminator__historical": 0.4,
+    },
     "wgan_gp": {
         "family": "mlp",
         "task__loss": "wasserstein",
