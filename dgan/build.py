@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from dgan.build_networks import build_network, latent_size, refuse_spectral
 from dgan.config import Player as PlayerConfig
 from dgan.config import Recipe
 from dgan.data.location import redact
 from dgan.data.toy import ToyStream, find_toy
 from dgan.evaluation import Evaluator, find_features
 from dgan.laboratory.evaluator import PointEvaluator
-from dgan.networks import Role, build
-from dgan.networks.layers import without_kernels
+from dgan.networks import Role
 from dgan.objectives.losses import OverRanks, alone, check_logits
 from dgan.opening import Stream, open_images
 from dgan.parallel.average import Average
@@ -25,53 +25,23 @@ from dgan.parallel.replicas import Replica
 from dgan.parallel.world import World, dtypes
 from dgan.pictures import Images, Pictures, Points
 from dgan.run import Run
-from dgan.schedule import Averaging
+from dgan.schedule import Averaging, Band
 from dgan.scores import metric_of
 from dgan.step import Pace, Player, Players
 from dgan.tasks.added import Regularizers
 from dgan.tasks.augmentation import Augmentation
+from dgan.tasks.balance import Balance
 from dgan.tasks.features import features_layer
 from dgan.tasks.penalty import Penalty
 from dgan.tasks.synthesis import Synthesis
 from dgan_kernels.rank_mean import mean_over_ranks
 
 
-def build_network(recipe: Recipe, role: Role) -> nn.Module:
-    """One player's network on the CPU, with the recipe's initial weights."""
-    player: PlayerConfig = getattr(recipe, role)
-    network = build(
-        role,
-        player.network,
-        # The two networks of a family must not start from the same random numbers.
-        seed=2 * recipe.train.seed + (role == "discriminator"),
-        **network_arguments(recipe, role),
-    )
-    return network if recipe.train.kernels else without_kernels(network)
-
-
-def network_arguments(recipe: Recipe, role: Role) -> dict[str, Any]:
-    """What one player's network is constructed with."""
-    player: PlayerConfig = getattr(recipe, role)
-    data = recipe.data
-    if data.kind == "points":
-        sizes = {"dimension": find_toy(str(data.shards)).dimension}
-    else:
-        sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
-    return {**sizes, **player.options}
-
-
-def latent_size(generator: nn.Module, name: str) -> int:
-    """The size of the latents that a generator takes; `ValueError` if it does not say."""
-    z_dim = getattr(generator, "z_dim", None)
-    if not isinstance(z_dim, int):
-        raise ValueError(f"--generator.network {name} must have an int attribute `z_dim`")
-    return z_dim
-
-
 def build_players(recipe: Recipe, world: World) -> Players:
     """Both networks, spread over ranks as the recipe says, with optimizers, average and task."""
     generator = build_network(recipe, "generator")
     discriminator = build_network(recipe, "discriminator")
+    refuse_spectral(recipe, generator, discriminator)
     task = build_task(recipe, world, generator, discriminator)
     twice = task.penalty.is_taken and task.penalty.method == "double"
     plan = layout(recipe, world)
@@ -109,6 +79,7 @@ def build_task(
         except ValueError as error:
             raise ValueError(f"--task.generator feature_matching: {error}") from None
     penalty = {k: v for k, v in shallow(recipe.penalty).items() if k not in ("check", "augmented")}
+    low, high = recipe.balance.low, recipe.balance.high
     weights = {k: v for k, v in shallow(recipe.regularizers).items() if k != "clip"}
     return Synthesis(
         loss=recipe.task.loss,
@@ -123,6 +94,7 @@ def build_task(
         augmentation=Augmentation(**shallow(recipe.augment), device=world.device),
         penalise_augmented=recipe.penalty.augmented,
         regularizers=Regularizers(**weights),
+        balance=Balance(recipe.balance.by, Band(low=low, high=high, most=recipe.balance.most)),
         over_ranks=over_ranks,
         gather=world.rows,
         w_dim=getattr(generator, "w_dim", 0),

@@ -217,7 +217,7 @@ def export(
         step: of another checkpoint than the newest, or `best`: the one with the best score.
     """
     import dgan
-    from dgan.build import network_arguments
+    from dgan.build_networks import network_arguments
     from dgan.export import save_generator
     from dgan.trained import load_run
 
@@ -227,6 +227,7 @@ def export(
         out,
         network=trained.recipe.generator.network,
         arguments=network_arguments(trained.recipe, "generator"),
+        spectral=trained.recipe.generator.spectral,
         facts={"step": trained.step, "recipe": trained.recipe.name, "dgan": dgan.__version__},
     )
     print(f"the generator of step {trained.step} is in {out}")

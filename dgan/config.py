@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from dgan.config_game import Augment, Penalty, Regularizers, Task
+from dgan.config_game import Augment, Balance, Penalty, Regularizers, Task
 from dgan.schedule import Cosine, constant
 
 
@@ -26,6 +26,8 @@ class Player:
     beta1: float = 0.0
     beta2: Cosine = field(default_factory=lambda: constant(0.99))
     epsilon: float = 1e-8
+    spectral: bool = False
+    """Divide every weight by its spectral norm; some families do so by themselves."""
     orthogonal: float = 0.0
     """Weight of orthogonal regularisation: filters of a layer at right angles."""
     historical: float = 0.0
@@ -217,6 +219,7 @@ class Recipe:
     penalty: Penalty = field(default_factory=Penalty)
     regularizers: Regularizers = field(default_factory=Regularizers)
     augment: Augment = field(default_factory=Augment)
+    balance: Balance = field(default_factory=Balance)
     average: Average = Average()
     parallel: Parallel = Parallel()
     checkpoint: Checkpoint = Checkpoint()

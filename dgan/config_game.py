@@ -90,3 +90,20 @@ class Augment:
     """ada: thousand images from no augmentation to all of it."""
     noise: Cosine = field(default_factory=lambda: constant(0.0))
     """Standard deviation of instance noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balance:
+    """An update ratio that adapts (`dgan.schedule.Band`), from that of `train` on.
+
+    Steps differ in length then. Schedules, and thousand images wherever they are counted, go by
+    the images of a step at the ratio of `train`.
+    """
+
+    by: Literal["none", "accuracy", "wasserstein"] = "none"
+    """What is kept in the band: the discriminator's accuracy (of pairs), or the estimate of the
+    Wasserstein distance, the mean logit of real samples over that of generated ones."""
+    low: float = 0.6
+    high: float = 0.9
+    most: int = 4
+    """Updates a step that the ratio may move by, either way."""

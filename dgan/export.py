@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dgan.networks import FAMILIES, build
+from dgan.networks import FAMILIES, build, normalised
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "generator.safetensors", "generator.json"
@@ -20,6 +20,7 @@ def save_generator(
     *,
     network: str,
     arguments: dict[str, Any],
+    spectral: bool = False,
     facts: dict[str, Any],
 ) -> None:
     """Write `generator` into the new folder `out`.
@@ -28,6 +29,7 @@ def save_generator(
         generator: holds whole tensors, not shards.
         out: must not exist, or be empty.
         network: the family or import path it was built from, with `arguments`.
+        spectral: whether its weights were then normalised (`dgan.networks.normalised`).
         facts: what else a reader may want to know, such as the step.
 
     Raises:
@@ -39,6 +41,7 @@ def save_generator(
     aside.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, aside / WEIGHTS)
     description = {"format": FORMAT, "network": network, "arguments": arguments, **facts}
+    description |= {"spectral": True} if spectral else {}
     (aside / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
     if out.exists():
         out.rmdir()
@@ -75,6 +78,8 @@ def load_generator(path: str | Path, network: type[nn.Module] | None = None) -> 
         raise ValueError(
             f"{folder} was made by {description['network']}: pass that class as `network`"
         )
+    if description.get("spectral"):
+        normalised(generator, seed=0)
     generator.load_state_dict(load_file(folder / WEIGHTS))
     return generator.eval().requires_grad_(False)
 

@@ -30,6 +30,51 @@ def constant(value: float) -> Cosine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Band:
+    """An update ratio that adapts until some measure of the discriminator's lead is in a band.
+
+    A running mean follows the measure from step to step. Where it leaves the band, the player that
+    is ahead makes an update fewer in each step from then on or, where it makes one only, the other
+    one more; and the mean begins again in the middle of the band, so that the next change comes
+    only after the measure stayed outside for a while, the longer the nearer it is to the band.
+
+    Attributes:
+        low: below it, the discriminator is behind.
+        high: above it, the discriminator is ahead.
+        most: how many updates a step the ratio may move from where it began, either way.
+        decay: of the running mean, for each step.
+    """
+
+    low: float
+    high: float
+    most: int = 4
+    decay: float = 0.9
+
+    @property
+    def middle(self) -> float:
+        """Where the mean begins."""
+        return (self.low + self.high) / 2
+
+    def follow(self, mean: float, lead: int, measure: float) -> tuple[float, int]:
+        """The mean and the discriminator's additional updates after a step with this measure."""
+        mean = self.decay * mean + (1 - self.decay) * measure
+        if self.low <= mean <= self.high:
+            return mean, lead
+        lead += 1 if mean < self.low else -1
+        return self.middle, max(-self.most, min(self.most, lead))
+
+
+def shifted(discriminator: int, generator: int, lead: int) -> tuple[int, int]:
+    """Both players' updates of a step when the discriminator makes `lead` more than it had.
+
+    What is beyond the last update of one player becomes further ones of the other: neither stops.
+    """
+    more = discriminator + max(0, lead - (generator - 1)), max(1, generator - lead)
+    fewer = max(1, discriminator + lead), generator + max(0, 1 - discriminator - lead)
+    return more if lead > 0 else fewer
+
+
+@dataclass(frozen=True, kw_only=True)
 class Averaging:
     """How fast a moving average follows.
 

@@ -134,7 +134,10 @@ class Pace:
 
     @property
     def images_per_step(self) -> int:
-        """Real images that the discriminator sees in a step."""
+        """Real images that the discriminator sees in a step, at the ratio that is set here.
+
+        Where the ratio adapts, schedules go on counting so many.
+        """
         return self.batch_size * self.discriminator_updates
 
 
@@ -155,17 +158,22 @@ def adversarial_step(
     torch.manual_seed(seed_of(pace.seed, "networks", step, world.rank))
     metrics: dict[str, float] = {}
     batch: Batch = {}
-    for index in range(pace.discriminator_updates):
+    found: dict[str, float] = {}
+    updates, replies = task.balance.updates(pace.discriminator_updates, pace.generator_updates)
+    for index in range(updates):
         batch = prepare(next(stream), world)
         turn = Turn(task.discriminator_loss, batch, step, index, images_seen)
         found = update(discriminator, generator, turn, pace, world)
         task.after_discriminator(found, pace.batch_size)
         metrics |= named(discriminator, found)
-    for index in range(pace.generator_updates):
+    task.balance.follow(found)
+    for index in range(replies):
         turn = Turn(task.generator_loss, batch, step, index, images_seen)
         found = update(generator, discriminator, turn, pace, world)
         task.after_generator(found)
         metrics |= named(generator, found)
+    if task.balance.adapts:
+        metrics |= {"discriminator/updates": float(updates), "generator/updates": float(replies)}
     players.average.update(players.averaging.decay(images_seen, pace.images_per_step))
     return metrics
 

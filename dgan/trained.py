@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from dgan.build import build_network, latent_size
+from dgan.build_networks import build_network, latent_size
 from dgan.config import Recipe
 from dgan.recipe_file import from_toml
 from dgan.stored import best, candidates, load_newest

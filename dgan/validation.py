@@ -3,7 +3,7 @@
 import math
 from dataclasses import fields
 
-from dgan.config import Data, Divergence, Parallel, Recipe
+from dgan.config import Balance, Data, Divergence, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
 
 
@@ -38,6 +38,7 @@ def validate(recipe: Recipe) -> None:
             for key in ON_WEIGHTS
         },
         "regularizers.path_length_every": (recipe.regularizers.path_length_every, 1),
+        "balance.most": (recipe.balance.most, 1),
         "average.ramp": (recipe.average.ramp, 0),
         "average.width": (recipe.average.width, 0),
         "divergence.patience": (recipe.divergence.patience, 1),
@@ -56,6 +57,7 @@ def validate(recipe: Recipe) -> None:
     _check_parallel(recipe.parallel)
     _check_on_weights(recipe)
     _check_objective(recipe)
+    _check_balance(recipe.balance)
     _check_weights(recipe.data)
     _check_divergence(recipe.divergence)
     require_metrics(recipe.evaluation.metrics, "--evaluation.metrics")
@@ -171,6 +173,16 @@ def _check_objective(recipe: Recipe) -> None:
                 f"--{key} {value} has a mean over the whole batch within, which "
                 f"--train.accumulation {parts} takes apart: set it to 1"
             )
+
+
+def _check_balance(balance: Balance) -> None:
+    low, high = balance.low, balance.high
+    if not low < high:
+        raise ValueError(f"--balance.low is {low} and --balance.high {high}: it must be below it")
+    if balance.by == "accuracy" and (low < 0 or high > 1):
+        raise ValueError(
+            f"--balance.low {low} and --balance.high {high} bound an accuracy: from 0 to 1"
+        )
 
 
 def _check_weights(data: Data) -> None:

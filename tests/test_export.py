@@ -31,6 +31,15 @@ def exported(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+def test_normalised_weights_are_normalised_again(digits: str, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    train(tiny(digits, str(run), "mlp", train__steps=2, generator__spectral=True))
+    main(["export", str(run), str(out)])
+    latents, labels = torch.randn(5, 6), torch.arange(5)
+    ours = synthesise(dgan.load_generator(out), latents, labels)
+    assert torch.equal(ours, synthesise(load_run(run).network, latents, labels))
+
+
 def test_it_makes_the_images_of_the_run_bit_for_bit(run: Path, exported: Path) -> None:
     trained = load_run(run)
     generator = dgan.load_generator(exported)

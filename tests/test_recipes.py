@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny
 
-from dgan.build import build_network, network_arguments
+from dgan.build_networks import build_network, network_arguments, refuse_spectral
 from dgan.networks import FAMILIES
 from dgan.networks.layers import BiasAct
 from dgan.recipe_file import to_toml
@@ -110,3 +110,12 @@ def test_kernels_can_be_turned_off() -> None:
         ]
         assert layers
         assert {layer.backend for layer in layers} == {backend}
+
+
+def test_spectral_norms_and_zero_3_are_refused_at_the_start() -> None:
+    recipe = tiny("", "", "sngan", parallel__strategy="deepspeed")
+    network = build_network(recipe, "discriminator")
+    with pytest.raises(ValueError, match="SNGANDiscriminator has weights of spectral norm one"):
+        refuse_spectral(recipe, network)
+    refuse_spectral(recipe, build_network(tiny("", "", "mlp"), "discriminator"))
+    refuse_spectral(replace(recipe, parallel=replace(recipe.parallel, zero_stage=2)), network)

@@ -5,12 +5,14 @@ import pytest
 
 from dgan.schedule import (
     WIDEST,
+    Band,
     Cosine,
     constant,
     half_life_decay,
     power_decay,
     power_exponent,
     ramped,
+    shifted,
 )
 
 
@@ -76,3 +78,41 @@ def test_half_lives_and_their_warm_up() -> None:
     ]
     with pytest.raises(ValueError, match="ratio of half-life to images seen is 0"):
         ramped(1000, 10, ratio=0)
+
+
+@pytest.mark.parametrize(
+    ("began", "lead", "expected"),
+    [
+        ((1, 1), 0, (1, 1)),
+        ((1, 1), 3, (4, 1)),
+        ((1, 1), -3, (1, 4)),
+        ((5, 1), -2, (3, 1)),
+        ((5, 1), -6, (1, 3)),
+        ((1, 3), 1, (1, 2)),
+        ((1, 3), 4, (3, 1)),
+        ((1, 3), -1, (1, 4)),
+        ((2, 2), 1, (2, 1)),
+        ((2, 2), -1, (1, 2)),
+    ],
+)
+def test_a_lead_shifts_updates_from_one_player_to_the_other(
+    began: tuple[int, int], lead: int, expected: tuple[int, int]
+) -> None:
+    assert shifted(*began, lead) == expected
+
+
+def test_a_measure_outside_the_band_moves_the_ratio() -> None:
+    band = Band(low=0.6, high=0.8, most=2, decay=0.5)
+    assert band.follow(0.7, 0, 0.8) == (pytest.approx(0.75), 0)
+    assert band.follow(0.7, 0, 0.95) == (0.7, -1)  # the mean is 0.825: the discriminator is ahead
+    assert band.follow(0.7, 0, 0.1) == (0.7, 1)
+    assert band.follow(0.7, -2, 1.0) == (0.7, -2)
+    # A measure just outside takes longer than one far away.
+    waits = []
+    for measure in (0.81, 0.85):
+        mean, lead, steps = 0.7, 0, 0
+        while lead == 0:
+            mean, lead = band.follow(mean, lead, measure)
+            steps += 1
+        waits.append(steps)
+    assert waits == [4, 2]

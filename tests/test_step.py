@@ -16,7 +16,7 @@ from dgan.parallel.average import Average
 from dgan.parallel.distribute import distribute
 from dgan.parallel.layout import Layout
 from dgan.parallel.world import World, launch
-from dgan.schedule import Averaging, Cosine, constant
+from dgan.schedule import Averaging, Band, Cosine, constant
 from dgan.step import (
     Batch,
     NonFinite,
@@ -29,6 +29,7 @@ from dgan.step import (
     split,
     update,
 )
+from dgan.tasks.balance import Balance
 from dgan.tasks.penalty import Penalty
 from dgan.tasks.synthesis import Synthesis
 
@@ -285,6 +286,29 @@ def test_regularisers_of_weights_are_a_part_of_the_loss(world: World) -> None:
     for (name, _), mean in zip(discriminator.named_parameters(), zip(*past)):
         found = state[f"d.history.mean.{name}"]
         torch.testing.assert_close(found, torch.stack(mean).mean(0), **EXACT)
+
+
+def test_an_adaptive_ratio_follows_the_discriminator(world: World) -> None:
+    """Never as good as asked for, it makes an update more in every step, up to three more."""
+    band = Band(low=1.5, high=2.0, most=3, decay=0.1)
+    game = players(world, objective=task(balance=Balance("accuracy", band)))
+    pace, stream = replace(PACE, generator_updates=2), batches()
+    ratios, states = [], []
+    for step in range(1, 7):
+        metrics = adversarial_step(game, stream, step, pace, world)
+        ratios.append((metrics["discriminator/updates"], metrics["generator/updates"]))
+        states.append(snapshot(game))
+    assert ratios == [(1, 2), (1, 1), (2, 1), (3, 1), (3, 1), (3, 1)]
+    assert int(next(stream)["__key__"][0].split("-")[0]) == 13
+    # The rates go on as if a step had one update, and a resumed run takes up the ratio.
+    (group,) = game.generator.replica.optimizer.param_groups
+    assert group["lr"] == RATES["learning_rate"].at(5 * SIZE)
+    other = players(world, objective=task(balance=Balance("accuracy", band)))
+    for name, tensor in other.state().items():
+        tensor.data.copy_(states[2][name])
+    metrics = adversarial_step(other, iter(list(batches())[4:7]), 4, pace, world)
+    assert metrics["discriminator/updates"] == 3
+    assert_same(snapshot(other), states[3])
 
 
 def test_the_opponent_is_left_as_it_was(world: World) -> None:

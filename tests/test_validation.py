@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tiny import tiny
 
-from dgan.config import Penalty
+from dgan.config import Balance, Penalty
 from dgan.schedule import constant
 from dgan.toy import toy_recipe
 from dgan.validation import validate
@@ -50,6 +50,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"discriminator__orthogonal": -1.0},
         "--discriminator.orthogonal is -1.0; it must be at least 0",
     ),
+    ({"balance": Balance(low=0.9, high=0.6)}, "--balance.low is 0.9 and --balance.high 0.6"),
+    ({"balance": Balance(by="accuracy", high=1.5)}, "--balance.high 1.5 bound an accuracy"),
     ({"task__latents": 0}, "--task.latents is 0; it must be at least 1"),
     ({"regularizers__lecam": -1.0}, "--regularizers.lecam is -1.0; it must be at least 0"),
     ({"train__generator_updates": 0}, "--train.generator_updates is 0; it must be at least 1"),

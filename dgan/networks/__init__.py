@@ -10,12 +10,14 @@ from torch import nn
 
 from dgan.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from dgan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from dgan.networks.layers import Fused
 from dgan.networks.mlp import MLPDiscriminator, MLPGenerator
 from dgan.networks.patch import MultiscalePatchDiscriminator, PatchDiscriminator
 from dgan.networks.points import PointDiscriminator, PointGenerator
 from dgan.networks.projected import ProjectedDiscriminator
 from dgan.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from dgan.networks.residual import SNGANDiscriminator, SNGANGenerator
+from dgan.networks.spectral import LAYERS, spectral_norm
 from dgan.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from dgan.networks.transformer import TransformerDiscriminator, TransformerGenerator
 
@@ -64,6 +66,28 @@ def build(role: Role, network: str, *, seed: int, **arguments: Any) -> nn.Module
             return cls(**arguments)
         except TypeError as error:
             raise ValueError(f"--{role}.network {network}: {error}") from error
+
+
+def normalised(network: nn.Module, *, seed: int) -> nn.Module:
+    """Divide every weight of `network` by its spectral norm; equal seeds start alike on every rank.
+
+    Returns:
+        `network` itself.
+
+    Raises:
+        ValueError: a weight has no norm to divide by, or is scaled already.
+    """
+    name = type(network).__name__
+    fused = [p for m in network.modules() if isinstance(m, Fused) for p in m.parameters(False)]
+    if any(parameter.ndim > 1 for parameter in fused):
+        raise ValueError(
+            f"{name} has layers of equalised learning rate, which scale their weights themselves"
+        )
+    if any(isinstance(m, LAYERS) and not bool(m.weight.any()) for m in network.modules()):
+        raise ValueError(f"{name} begins with weights of 0, which have no norm to be divided by")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return spectral_norm(network)
 
 
 def default_options(role: Role, network: str) -> dict[str, Any]:

@@ -94,7 +94,10 @@ def spectral_norm(network: nn.Module, layers: Iterable[nn.Module] | None = None)
     for layer in chosen:
         weight: Any = layer.weight
         if parametrize.is_parametrized(layer, "weight"):
-            raise ValueError(f"the weight of {type(layer).__name__} is parametrised already")
+            raise ValueError(
+                f"{type(network).__name__}: the weight of {type(layer).__name__} is "
+                "parametrised already"
+            )
         transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
         # An embedding is a linear map of one-hot vectors: either dimension gives its σ.
         norm = SpectralNorm(weight, 1 if transposed else 0)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.utils import parametrize
 
 from dgan.networks.layers import Fused, stored_weight
 from dgan.objectives.regularizers import (
@@ -107,12 +108,18 @@ def _filters(module: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
     """Trained weights of such layers, and which dimension counts the outputs of each."""
     seen: set[int] = set()
     for layer in module.modules():
-        if isinstance(layer, LAYERS) and getattr(layer, "weight", None) is not None:
+        if isinstance(layer, LAYERS) and _has_weight(layer):
             weight = stored_weight(layer)
             assert isinstance(weight, nn.Parameter)
             if weight.requires_grad and weight.ndim >= 2 and id(weight) not in seen:
                 seen.add(id(weight))
                 yield weight, int(isinstance(layer, nn.modules.conv._ConvTransposeNd))
+
+
+def _has_weight(layer: nn.Module) -> bool:
+    # Reading `weight` of a parametrised layer would compute it, of shards.
+    own = dict(layer.named_parameters(recurse=False)).keys()
+    return "weight" in own or parametrize.is_parametrized(layer, "weight")
 
 
 def _add(parameter: nn.Parameter, gradient: Tensor) -> None:

@@ -12,6 +12,7 @@ from dgan.objectives.check import check_penalty
 from dgan.objectives.losses import OverRanks, alone, feature_matching, loss_named
 from dgan.tasks.added import Added, Network, Regularizers, Round, Terms
 from dgan.tasks.augmentation import Augmentation, join
+from dgan.tasks.balance import Balance
 from dgan.tasks.features import features_layer, features_of
 from dgan.tasks.penalty import Judge, Penalty, Side, side_by_side
 from dgan.tasks.statistics import accuracy, moments
@@ -35,6 +36,7 @@ class Synthesis:
         penalise_augmented: take the penalty with respect to augmented samples; otherwise it goes
             through the augmentation, as in ADA and DiffAugment.
         regularizers: what is added.
+        balance: of both players' updates.
         over_ranks: of losses with a mean over the global batch within.
         gather: the rows of all ranks, in order; for `top_k`.
         w_dim: size of the intermediate latents that the generator takes a shift of, if it does:
@@ -43,7 +45,7 @@ class Synthesis:
         sample: which entry of a batch is the sample.
 
     Attributes:
-        memory: running means, float64 scalars by name: part of a checkpoint.
+        memory: running means and the like, float64 scalars by name: part of a checkpoint.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Synthesis:
         augmentation: Augmentation | None = None,
         penalise_augmented: bool = False,
         regularizers: Regularizers | None = None,
+        balance: Balance | None = None,
         over_ranks: OverRanks = alone,
         gather: OverRanks = alone,
         w_dim: int = 0,
@@ -76,7 +79,8 @@ class Synthesis:
         self.added = Added(
             regularizers or Regularizers(), z_dim=z_dim, w_dim=w_dim, gather=gather, device=device
         )
-        self.memory = {"p": self.augmentation.p, **self.added.memory}
+        self.balance = balance or Balance()
+        self.memory = {"p": self.augmentation.p, **self.added.memory, **self.balance.memory}
 
     def check(self, discriminator: Network, batch: dict[str, Any]) -> float | None:
         """The penalty's relative gradient error on real samples; None if no exact one is taken.

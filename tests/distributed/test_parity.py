@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dgan.build import build_players, pace
-from dgan.config import Augment, Recipe, Regularizers
+from dgan.config import Augment, Balance, Recipe, Regularizers
 from dgan.data import pack_source
 from dgan.opening import open_stream
 from dgan.parallel.world import World, launch
@@ -83,6 +83,7 @@ CASES: dict[str, dict[str, Any]] = {
         "penalty__method": "double",
     },
     "latents": {
+        "balance": Balance(by="wasserstein", low=0.5, high=1.0, most=2),
         "task__latents": 2,
         "train__accumulation": 2,
         "augment": Augment(kind="ada", kimg=0.2, noise=constant(0.1)),
@@ -98,6 +99,7 @@ CASES: dict[str, dict[str, Any]] = {
         "discriminator__orthogonal": 0.2,
         "generator__historical": 0.3,
         "discriminator__historical": 0.4,
+        "discriminator__spectral": True,
     },
     "wgan_gp": {
         "family": "mlp",

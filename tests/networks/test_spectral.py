@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import dgan
+from dgan.networks import build, normalised
 from dgan.networks.spectral import SpectralNorm, advance_spectral_norms, spectral_norm
 from dgan.parallel import shard
 from dgan.parallel.fsdp import reshard
@@ -199,3 +200,32 @@ def test_what_does_not_fit_is_named() -> None:
     network.head.parametrizations.weight.original.ds_id = 1
     with pytest.raises(ValueError, match="cannot gather the weights of ZeRO stage 3"):
         advance_spectral_norms(network)
+
+
+def test_any_family_is_normalised_or_refused() -> None:
+    sizes = {"resolution": 8, "channels": 1}
+    networks = [
+        build("discriminator", "transformer", seed=0, width=8, depth=2, heads=2, patch=4, **sizes)
+        for _ in range(2)
+    ]
+    for network in networks:
+        normalised(network, seed=3)
+    assert_same_state(*networks)
+    norms = [torch.linalg.matrix_norm(m.weight, 2) for m in networks[0].modules() if is_linear(m)]
+    torch.testing.assert_close(torch.stack(norms), torch.ones(len(norms)), rtol=0.1, atol=0)
+    for family, options, message in (
+        ("stylegan2", {"widths": (8, 6)}, "layers of equalised learning rate"),
+        ("r3gan", {"widths": (8, 6), "blocks": (1, 1), "groups": (4, 3)}, "weights of 0"),
+        ("sngan", {"widths": (8, 6)}, "parametrised already"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            normalised(build("discriminator", family, seed=0, **sizes, **options), seed=0)
+
+
+def is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear)
+
+
+def assert_same_state(first: nn.Module, second: nn.Module) -> None:
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], tensor), name
