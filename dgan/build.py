@@ -10,11 +10,13 @@ from torch import nn
 from dgan.build_networks import build_network, latent_size, refuse_spectral
 from dgan.config import Player as PlayerConfig
 from dgan.config import Recipe
+from dgan.data import ShardStream
 from dgan.data.location import redact
 from dgan.data.toy import ToyStream, find_toy
 from dgan.evaluation import Evaluator, find_features
 from dgan.laboratory.evaluator import PointEvaluator
 from dgan.networks import Role
+from dgan.networks.virtual_batch_norm import WithReference, fill_references
 from dgan.objectives.losses import OverRanks, alone, check_logits
 from dgan.opening import Stream, open_images
 from dgan.parallel.average import Average
@@ -27,7 +29,7 @@ from dgan.pictures import Images, Pictures, Points
 from dgan.run import Run
 from dgan.schedule import Averaging, Band
 from dgan.scores import metric_of
-from dgan.step import Pace, Player, Players
+from dgan.step import Pace, Player, Players, prepare
 from dgan.tasks.added import Regularizers
 from dgan.tasks.augmentation import Augmentation
 from dgan.tasks.balance import Balance
@@ -193,6 +195,21 @@ def _rehearse(players: Players, recipe: Recipe, world: World) -> None:
         raise ValueError(
             f"--discriminator.network {recipe.discriminator.network}: {error}"
         ) from None
+
+
+def fill_reference_batches(players: Players, recipe: Recipe, stream: Stream, world: World) -> None:
+    """Samples of the data, the same on every rank, for a discriminator that refers to some.
+
+    When a run begins; from then on they are a part of its state.
+    """
+    module = players.discriminator.replica.module
+    rows = [part.rows for part in module.modules() if isinstance(part, WithReference)]
+    if not rows or isinstance(stream, ToyStream):
+        return
+    size = min(max(rows), len(stream.dataset))
+    shuffled = ShardStream(stream.dataset, batch_size=size, seed=recipe.train.seed, workers=0)
+    batch = prepare(next(iter(shuffled)), world)
+    fill_references(module, batch["image"], batch["label"] if recipe.data.classes else None)
 
 
 def pace(recipe: Recipe) -> Pace:

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 
 import dgan
-from dgan.build import build_evaluator, build_pictures, build_players, pace
+from dgan.build import (
+    build_evaluator,
+    build_pictures,
+    build_players,
+    fill_reference_batches,
+    pace,
+)
 from dgan.checkpoint import Checkpoints
 from dgan.config import Recipe
 from dgan.divergence import Guard
@@ -67,6 +73,7 @@ def train(recipe: Recipe) -> str | None:
         evaluator = build_evaluator(recipe, stream, world, run)
         pictures = build_pictures(recipe, stream, world)
         if start == 0:
+            fill_reference_batches(players, recipe, stream, world)
             if recipe.penalty.check:
                 check(players, stream, world, run)
             run.grid("reals", *pictures.of_reals())

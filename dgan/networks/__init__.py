@@ -20,6 +20,7 @@ from dgan.networks.residual import SNGANDiscriminator, SNGANGenerator
 from dgan.networks.spectral import LAYERS, spectral_norm
 from dgan.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from dgan.networks.transformer import TransformerDiscriminator, TransformerGenerator
+from dgan.networks.virtual_batch_norm import with_reference
 
 Role = Literal["generator", "discriminator"]
 
@@ -63,7 +64,7 @@ def build(role: Role, network: str, *, seed: int, **arguments: Any) -> nn.Module
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return cls(**arguments)
+            return with_reference(cls(**arguments))
         except TypeError as error:
             raise ValueError(f"--{role}.network {network}: {error}") from error
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from dgan.draws import seeds_from_latents
 from dgan.networks.heads import head_named
 from dgan.networks.layers import NORMS, BiasAct, Embedding, NormAct, stages_of
+from dgan.networks.virtual_batch_norm import VirtualBatchNorm
 
 
 def _initialise(network: nn.Module) -> None:
@@ -15,13 +16,19 @@ def _initialise(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=0.02)
 
 
+def norm_named(norm: str, channels: int, act: str) -> nn.Module:
+    """A norm and an activation in one layer."""
+    if norm == "virtual":
+        return VirtualBatchNorm(channels, act=act)
+    return NormAct(channels, norm, act=act)
+
+
 class DCGANGenerator(nn.Module):
     """Latents (and labels) to images in (−1, 1).
 
-    Args: as `R3GANGenerator`; `widths` are the channels at 4×4, 8×8, …, `resolution / 2`.
+    Args: as `R3GANGenerator`; `widths` are the channels at 4×4, 8×8, …, `resolution / 2`, `norm` is
+    `batch` as in the paper or `virtual`, which keeps samples apart (`VirtualBatchNorm`).
     """
-
-    couples_samples = True  # batch normalisation
 
     def __init__(
         self,
@@ -32,9 +39,13 @@ class DCGANGenerator(nn.Module):
         z_dim: int = 100,
         widths: tuple[int, ...],
         head: str = "tanh",
+        norm: str = "batch",
     ) -> None:
         super().__init__()
-        self.z_dim, self.head = z_dim, head_named(head)
+        if norm not in ("batch", "virtual"):
+            raise ValueError(f"norm {norm!r} is not known here: choose from batch, virtual")
+        self.couples_samples = norm == "batch"
+        self.z_dim, self.classes, self.head = z_dim, classes, head_named(head)
         steps = stages_of(resolution, (*widths, channels), "DCGANGenerator")
         self.embedding = Embedding(classes, z_dim) if classes else None
         inputs = 2 * z_dim if classes else z_dim
@@ -42,13 +53,13 @@ class DCGANGenerator(nn.Module):
             [
                 nn.Sequential(
                     nn.ConvTranspose2d(inputs, widths[0], 4, bias=False),
-                    NormAct(widths[0], "batch", act="relu"),
+                    norm_named(norm, widths[0], "relu"),
                 )
             ]
         )
         for before, after in steps[:-1]:
             up = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
-            self.stages.append(nn.Sequential(up, NormAct(after, "batch", act="relu")))
+            self.stages.append(nn.Sequential(up, norm_named(norm, after, "relu")))
         features = self.head.parameters * channels
         self.to_image = nn.ConvTranspose2d(widths[-1], features, 4, stride=2, padding=1)
         _initialise(self)
@@ -66,6 +77,11 @@ class DCGANGenerator(nn.Module):
             x = stage(x)
         return self.head.image(self.to_image(x), seeds_from_latents(z))
 
+    def reference_inputs(self, rows: int) -> list[Tensor]:
+        """Latents (and labels in turn) that virtual batch normalisation refers to."""
+        labels = [torch.arange(rows) % self.classes] if self.classes else []
+        return [torch.randn(rows, self.z_dim), *labels]
+
 
 class DCGANDiscriminator(nn.Module):
     """Images (and labels, by projection) to logits.
@@ -74,7 +90,8 @@ class DCGANDiscriminator(nn.Module):
         widths: channels at 4×4, 8×8, …, `resolution / 2`.
         norm: `batch` as in the paper, which judges a sample by the others of its batch; `layer`,
             `instance` or `none`, which do not, as gradient penalties ask (Gulrajani et al. 2017,
-            section 4, recommend `layer`).
+            section 4, recommend `layer`); or `virtual`, which judges it by a reference batch
+            (Salimans et al. 2016).
     """
 
     def __init__(
@@ -87,8 +104,10 @@ class DCGANDiscriminator(nn.Module):
         norm: str = "batch",
     ) -> None:
         super().__init__()
-        if norm not in ("none", *NORMS):
-            raise ValueError(f"norm {norm!r} is not known: choose from none, {', '.join(NORMS)}")
+        known = ("none", *NORMS, "virtual")
+        if norm not in known:
+            raise ValueError(f"norm {norm!r} is not known: choose from {', '.join(known)}")
+        self.shape, self.classes = (channels, resolution, resolution), classes
         self.couples_samples = norm == "batch"
         steps = stages_of(resolution, (*widths, channels), "DCGANDiscriminator")[::-1]
         self.stages = nn.ModuleList()
@@ -96,7 +115,7 @@ class DCGANDiscriminator(nn.Module):
             down = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
             # The first layer is not normalised (section 3 of the paper).
             normalised = norm != "none" and index
-            act = NormAct(after, norm, act="leaky_relu") if normalised else BiasAct(after)
+            act = norm_named(norm, after, "leaky_relu") if normalised else BiasAct(after)
             self.stages.append(nn.Sequential(down, act))
         self.features = nn.Conv2d(widths[0], 1 if not classes else widths[0], 4)
         self.embedding = Embedding(classes, widths[0]) if classes else None
@@ -113,3 +132,8 @@ class DCGANDiscriminator(nn.Module):
             x = stage(x)
         x = self.features(x).flatten(1)
         return (x if self.embedding is None else x * self.embedding(labels)).sum(1)
+
+    def reference_inputs(self, rows: int) -> list[Tensor]:
+        """Images (and labels) that virtual batch normalisation refers to: 0 until they are set."""
+        labels = [torch.zeros(rows, dtype=torch.int64)] if self.classes else []
+        return [torch.zeros(rows, *self.shape), *labels]

@@ -4,11 +4,17 @@ Each sample is normalised by the statistics of a reference batch, fixed at the s
 and its own: unlike batch normalisation, no sample depends on the others it came with.
 """
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgan.networks.layers import Fused
 from dgan_kernels import bias_act
+
+REFERENCE = 64
+"""Rows of the reference batch of networks that are built by name."""
 
 
 class VirtualBatchNorm(Fused):
@@ -125,3 +131,32 @@ class WithReference(nn.Module):
         parts = [getattr(self, f"reference{index}") for index in range(self.inputs)]
         joined = [torch.cat([part.to(own.dtype), own]) for part, own in zip(parts, given)]
         return self.network(*joined)[self.rows :]
+
+
+def with_reference(network: nn.Module) -> nn.Module:
+    """`network`, with a reference batch if its layers need one that they do not have.
+
+    Its `reference_inputs(rows)` are that batch: a generator's latents for good, of a discriminator
+    a place to be filled with samples of the data when a run begins.
+    """
+    layers = [m for m in network.modules() if isinstance(m, VirtualBatchNorm) and not m.reference]
+    if not layers:
+        return network
+    make: Any = network.reference_inputs
+    return WithReference(network, *make(REFERENCE))
+
+
+@torch.no_grad()
+def fill_references(network: nn.Module, images: Tensor, labels: Tensor | None) -> None:
+    """Let `images` and their labels be the reference batch, wherever in `network` there is one.
+
+    Fewer than it takes are repeated; images are averaged down to what a judge of a smaller scale
+    sees.
+    """
+    for part in network.modules():
+        if isinstance(part, WithReference):
+            chosen = torch.arange(part.rows, device=images.device) % len(images)
+            size = part.get_buffer("reference0").shape[2:]
+            part.get_buffer("reference0").copy_(F.adaptive_avg_pool2d(images[chosen], size))
+            if labels is not None and part.inputs > 1:
+                part.get_buffer("reference1").copy_(labels[chosen])

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dgan
-from dgan.networks.virtual_batch_norm import VirtualBatchNorm, WithReference
+from dgan.networks import build
+from dgan.networks.virtual_batch_norm import VirtualBatchNorm, WithReference, fill_references
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -148,3 +149,29 @@ def test_what_does_not_fit_is_named() -> None:
         critic(REFERENCE[0], LABELS[:3])
     with pytest.raises(ValueError, match="reference batch has 2 inputs, this call 1"):
         critic(*REFERENCE)(X)
+
+
+SIZES = {"resolution": 16, "channels": 1, "classes": 3, "widths": (8, 6), "norm": "virtual"}
+
+
+def test_dcgan_by_name_has_its_reference_batch() -> None:
+    generators = [build("generator", "dcgan", seed=seed, z_dim=5, **SIZES) for seed in (0, 0, 1)]
+    latents = [generator.get_buffer("reference0") for generator in generators]
+    assert torch.equal(latents[0], latents[1])
+    assert not torch.equal(latents[0], latents[2])
+    assert generators[0].z_dim == 5
+    z, labels = torch.randn(4, 5), torch.tensor([0, 2, 1, 1])
+    whole = generators[0](z, labels)
+    torch.testing.assert_close(generators[0](z[2:], labels[2:]), whole[2:])
+
+
+def test_a_discriminators_reference_is_data() -> None:
+    judge = build("discriminator", "dcgan", seed=0, **SIZES)
+    images, labels = torch.rand(40, 1, 16, 16), torch.arange(40) % 3
+    before = judge(images, labels)
+    fill_references(judge, images, labels)
+    assert torch.equal(judge.get_buffer("reference0"), torch.cat([images, images[:24]]))
+    assert torch.equal(judge.get_buffer("reference1"), torch.cat([labels, labels[:24]]))
+    after = judge(images, labels)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(judge(images[7:9], labels[7:9]), after[7:9])
