@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dgan.build_networks import build_network, latent_size, refuse_spectral
+from dgan.build_networks import (
+    build_discriminator,
+    build_network,
+    latent_size,
+    refuse_spectral,
+)
 from dgan.config import Player as PlayerConfig
 from dgan.config import Recipe
 from dgan.data import ShardStream
@@ -42,7 +47,7 @@ from dgan_kernels.rank_mean import mean_over_ranks
 def build_players(recipe: Recipe, world: World) -> Players:
     """Both networks, spread over ranks as the recipe says, with optimizers, average and task."""
     generator = build_network(recipe, "generator")
-    discriminator = build_network(recipe, "discriminator")
+    discriminator = build_discriminator(recipe)
     refuse_spectral(recipe, generator, discriminator)
     task = build_task(recipe, world, generator, discriminator)
     twice = task.penalty.is_taken and task.penalty.method == "double"

@@ -6,17 +6,71 @@ from torch import nn
 
 from dgan.config import Player, Recipe
 from dgan.data.toy import find_toy
+from dgan.draws import seed_of
 from dgan.networks import Role, build, normalised
+from dgan.networks.judges import Judges, Shadowed
 from dgan.networks.layers import without_kernels
 from dgan.networks.spectral import SpectralNorm
+from dgan.schedule import half_life_decay
+
+BY_RESOLUTION = {
+    "biggan": ("widths",),
+    "dcgan": ("widths",),
+    "r3gan": ("widths", "blocks", "groups"),
+    "sngan": ("widths",),
+    "stylegan2": ("widths",),
+}
+"""Options with an entry for each resolution, the highest last."""
 
 
 def build_network(recipe: Recipe, role: Role) -> nn.Module:
     """One player's network on the CPU, with the recipe's initial weights."""
-    player: Player = getattr(recipe, role)
     # The two networks of a family must not start from the same random numbers.
     seed = 2 * recipe.train.seed + (role == "discriminator")
-    network = build(role, player.network, seed=seed, **network_arguments(recipe, role))
+    return _built(recipe, role, seed, network_arguments(recipe, role))
+
+
+def build_discriminator(recipe: Recipe) -> nn.Module:
+    """The discriminator with the judges beside it, and their shadow, if the recipe has any."""
+    plan, data, seed = recipe.judges, recipe.data, recipe.train.seed
+    judges = [build_network(recipe, "discriminator")]
+    for scale in range(1, plan.scales):
+        try:
+            judges.append(_smaller(recipe, scale))
+        except ValueError as error:
+            raise ValueError(f"--judges.scales {plan.scales}: {error}") from None
+    halvings = list(range(plan.scales))
+    if plan.extractor:
+        sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
+        of_features = build(
+            "discriminator",
+            "projected",
+            seed=seed_of(seed, "judge of features"),
+            extractor=plan.extractor,
+            **sizes,
+        )
+        judges.append(of_features)
+        halvings.append(0)
+    panel = judges[0] if len(judges) == 1 else Judges(judges, halvings)
+    if plan.shadow_kimg:
+        images = recipe.train.batch_size
+        panel = Shadowed(panel, half_life_decay(1000 * plan.shadow_kimg, images))
+    return panel if recipe.train.kernels else without_kernels(panel)
+
+
+def _smaller(recipe: Recipe, scale: int) -> nn.Module:
+    """A judge like the discriminator, with weights of its own, of images halved `scale` times."""
+    arguments = network_arguments(recipe, "discriminator")
+    arguments["resolution"] //= 2**scale
+    for option in BY_RESOLUTION.get(recipe.discriminator.network, ()):
+        if option in arguments:
+            arguments[option] = arguments[option][:-scale]
+    return _built(recipe, "discriminator", seed_of(recipe.train.seed, "judge", scale), arguments)
+
+
+def _built(recipe: Recipe, role: Role, seed: int, arguments: dict[str, Any]) -> nn.Module:
+    player: Player = getattr(recipe, role)
+    network = build(role, player.network, seed=seed, **arguments)
     if player.spectral:
         try:
             normalised(network, seed=seed)

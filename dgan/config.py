@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from dgan.config_game import Augment, Balance, Penalty, Regularizers, Task
+from dgan.config_game import Augment, Balance, Judges, Penalty, Regularizers, Task
 from dgan.schedule import Cosine, constant
 
 
@@ -219,6 +219,7 @@ class Recipe:
     penalty: Penalty = field(default_factory=Penalty)
     regularizers: Regularizers = field(default_factory=Regularizers)
     augment: Augment = field(default_factory=Augment)
+    judges: Judges = field(default_factory=Judges)
     balance: Balance = field(default_factory=Balance)
     average: Average = Average()
     parallel: Parallel = Parallel()

@@ -107,3 +107,19 @@ class Balance:
     high: float = 0.9
     most: int = 4
     """Updates a step that the ratio may move by, either way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judges:
+    """Further judges of the generator beside the discriminator, combined by one rule: a loss is the
+    mean over the logits of all judges, so each counts the same."""
+
+    scales: int = 1
+    """So many judges like the discriminator, with weights of their own: for the images as they are,
+    at half the resolution, a quarter, …"""
+    extractor: str = ""
+    """One more that sees features of this frozen network; as `--discriminator.options.extractor` of
+    the family `projected`."""
+    shadow_kimg: float = 0.0
+    """Above 0: in the generator's updates, all of these also as moving averages of their weights,
+    with this half-life in thousand images."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dgan.draws import Draws, seed_of
+from dgan.networks.judges import follow_shadows
 from dgan.networks.spectral import advance_spectral_norms
 from dgan.objectives.regularizers import clip_weights_
 from dgan.parallel.average import Average
@@ -85,6 +86,7 @@ class Player:
             self.replica.written()
         self.on_weights.follow()
         advance_spectral_norms(self.replica.module)
+        follow_shadows(self.replica.module)
 
     def state(self) -> State:
         """Weights, buffers, moments and history by name; loading writes into them."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import fields
 
-from dgan.config import Balance, Data, Divergence, Parallel, Recipe
+from dgan.config import Balance, Data, Divergence, Judges, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
 
 
@@ -38,6 +38,8 @@ def validate(recipe: Recipe) -> None:
             for key in ON_WEIGHTS
         },
         "regularizers.path_length_every": (recipe.regularizers.path_length_every, 1),
+        "judges.scales": (recipe.judges.scales, 1),
+        "judges.shadow_kimg": (recipe.judges.shadow_kimg, 0),
         "balance.most": (recipe.balance.most, 1),
         "average.ramp": (recipe.average.ramp, 0),
         "average.width": (recipe.average.width, 0),
@@ -57,6 +59,7 @@ def validate(recipe: Recipe) -> None:
     _check_parallel(recipe.parallel)
     _check_on_weights(recipe)
     _check_objective(recipe)
+    _check_judges(recipe)
     _check_balance(recipe.balance)
     _check_weights(recipe.data)
     _check_divergence(recipe.divergence)
@@ -173,6 +176,29 @@ def _check_objective(recipe: Recipe) -> None:
                 f"--{key} {value} has a mean over the whole batch within, which "
                 f"--train.accumulation {parts} takes apart: set it to 1"
             )
+
+
+def _check_judges(recipe: Recipe) -> None:
+    judges = recipe.judges
+    if judges.shadow_kimg and recipe.parallel.strategy == "deepspeed":
+        raise ValueError(
+            f"--judges.shadow_kimg {judges.shadow_kimg} averages weights in full precision, which "
+            "--parallel.strategy deepspeed keeps of trained ones only: choose fsdp or ddp"
+        )
+    if judges == Judges():
+        return
+    if recipe.data.kind == "points" and (judges.scales > 1 or judges.extractor):
+        raise ValueError("--judges.scales and --judges.extractor judge images, no points")
+    if recipe.task.loss == "relativistic_average":
+        raise ValueError(
+            "--task.loss relativistic_average compares with a mean logit, which of several judges "
+            "(--judges) would be none of theirs: choose relativistic"
+        )
+    if recipe.task.generator == "feature_matching":
+        raise ValueError(
+            "--task.generator feature_matching takes the features of one discriminator, and "
+            "--judges makes several: leave them out"
+        )
 
 
 def _check_balance(balance: Balance) -> None:

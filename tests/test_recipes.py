@@ -7,8 +7,17 @@ import pytest
 import torch
 from tiny import tiny
 
-from dgan.build_networks import build_network, network_arguments, refuse_spectral
+from dgan.build_networks import (
+    build_discriminator,
+    build_network,
+    network_arguments,
+    refuse_spectral,
+)
+from dgan.config import Judges
+from dgan.metrics import ClassifierFeatures
+from dgan.metrics.classifier import ClassifierSpec, build_classifier
 from dgan.networks import FAMILIES
+from dgan.networks.judges import Shadowed
 from dgan.networks.layers import BiasAct
 from dgan.recipe_file import to_toml
 from dgan.recipes import RECIPES, describe, find
@@ -119,3 +128,33 @@ def test_spectral_norms_and_zero_3_are_refused_at_the_start() -> None:
         refuse_spectral(recipe, network)
     refuse_spectral(recipe, build_network(tiny("", "", "mlp"), "discriminator"))
     refuse_spectral(replace(recipe, parallel=replace(recipe.parallel, zero_stage=2)), network)
+
+
+def test_judges_stand_beside_the_discriminator(tmp_path: Path) -> None:
+    """One for half the resolution, one of features, and the shadow of all in the other's phase."""
+    spec = ClassifierSpec(
+        num_classes=10, channels=1, height=16, width=16, dimension=9, accuracy=1.0, held_out=1,
+        trained_on=1, seed=0,
+    )  # fmt: skip
+    path = tmp_path / "classifier.safetensors"
+    ClassifierFeatures(build_classifier(10, 1, 16, 16, 9, 0), spec).save(path)
+    shape = {"widths": (7, 6, 5), "blocks": (1, 1, 1), "groups": (1, 1, 1)}
+    recipe = tiny("", "", data__resolution=16, discriminator__options=shape)
+    panel = Judges(scales=2, extractor=str(path), shadow_kimg=0.016)
+    shadowed = build_discriminator(replace(recipe, judges=panel))
+    assert isinstance(shadowed, Shadowed)
+    assert shadowed.decay == 0.5
+    images, labels = torch.randn(3, 1, 16, 16), torch.tensor([1, 0, 9])
+    assert shadowed(images, labels).shape == (3, 3)
+    shadowed.judge.requires_grad_(False)
+    logits = shadowed(images, labels)
+    assert logits.shape == (3, 2, 3)
+    plain = build_discriminator(recipe)
+    torch.testing.assert_close(logits[:, 0, 0], plain(images, labels))
+    halved = torch.nn.functional.avg_pool2d(images, 2)
+    torch.testing.assert_close(logits[:, 0, 1], shadowed.judge.judges[1](halved, labels))
+
+
+def test_scales_below_the_smallest_resolution_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"--judges\.scales 3: .*cannot make resolution 2"):
+        build_discriminator(tiny("", "", judges=Judges(scales=3)))

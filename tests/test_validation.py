@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tiny import tiny
 
-from dgan.config import Balance, Penalty
+from dgan.config import Balance, Judges, Penalty
 from dgan.schedule import constant
 from dgan.toy import toy_recipe
 from dgan.validation import validate
@@ -52,6 +52,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"balance": Balance(low=0.9, high=0.6)}, "--balance.low is 0.9 and --balance.high 0.6"),
     ({"balance": Balance(by="accuracy", high=1.5)}, "--balance.high 1.5 bound an accuracy"),
+    (
+        {"judges": Judges(shadow_kimg=1.0), "parallel__strategy": "deepspeed"},
+        "--judges.shadow_kimg 1.0 averages weights in full precision",
+    ),
+    (
+        {"judges": Judges(scales=2), "task__loss": "relativistic_average"},
+        "--task.loss relativistic_average compares with a mean logit",
+    ),
+    (
+        {"judges": Judges(scales=2), "task__generator": "feature_matching"},
+        "--task.generator feature_matching takes the features of one discriminator",
+    ),
     ({"task__latents": 0}, "--task.latents is 0; it must be at least 1"),
     ({"regularizers__lecam": -1.0}, "--regularizers.lecam is -1.0; it must be at least 0"),
     ({"train__generator_updates": 0}, "--train.generator_updates is 0; it must be at least 1"),

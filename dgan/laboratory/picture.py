@@ -28,7 +28,8 @@ def field_of(discriminator: Callable[[Tensor], Tensor], extent: float) -> NDArra
     axis = (torch.arange(_CELLS) + 0.5) / _CELLS * 2 - 1
     y, x = torch.meshgrid(-extent * axis, extent * axis, indexing="ij")
     logits = discriminator(torch.stack([x, y], -1).reshape(-1, 2))
-    return logits.double().cpu().reshape(_CELLS, _CELLS).numpy()
+    # Several judges, or patches, are shown by their mean.
+    return logits.double().cpu().reshape(_CELLS, _CELLS, -1).mean(-1).numpy()
 
 
 def draw_samples(

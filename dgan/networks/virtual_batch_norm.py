@@ -156,7 +156,9 @@ def fill_references(network: nn.Module, images: Tensor, labels: Tensor | None) -
     for part in network.modules():
         if isinstance(part, WithReference):
             chosen = torch.arange(part.rows, device=images.device) % len(images)
-            size = part.get_buffer("reference0").shape[2:]
-            part.get_buffer("reference0").copy_(F.adaptive_avg_pool2d(images[chosen], size))
+            *_, height, width = part.get_buffer("reference0").shape
+            part.get_buffer("reference0").copy_(
+                F.adaptive_avg_pool2d(images[chosen], (height, width))
+            )
             if labels is not None and part.inputs > 1:
                 part.get_buffer("reference1").copy_(labels[chosen])

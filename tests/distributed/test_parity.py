@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dgan.build import build_players, fill_reference_batches, pace
-from dgan.config import Augment, Balance, Recipe, Regularizers
+from dgan.config import Augment, Balance, Judges, Recipe, Regularizers
 from dgan.data import pack_source
 from dgan.opening import open_stream
 from dgan.parallel.world import World, launch
@@ -109,6 +109,15 @@ CASES: dict[str, dict[str, Any]] = {
         "discriminator__options": {"widths": (7, 6), "norm": "virtual"},
         "train__accumulation": 2,
         "penalty__method": "double",
+    },
+    "judges": {
+        "family": "dcgan",
+        "task__loss": "hinge",
+        "data__resolution": 16,
+        "generator__options": {"z_dim": 6, "widths": (7, 6)},
+        "discriminator__options": {"widths": (7, 6), "norm": "layer"},
+        "discriminator__spectral": True,
+        "judges": Judges(scales=2, shadow_kimg=0.05),
     },
     "wgan_gp": {
         "family": "mlp",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dgan
 from dgan.networks import build
-from dgan.networks.judges import Judges, MultiScale, Shadowed
+from dgan.networks.judges import Judges, Shadowed, follow_shadows
 from dgan.objectives.losses import LOSSES
 from dgan.parallel.layout import Layout
 from dgan.parallel.replicas import FSDPReplica, Replica
@@ -46,13 +46,13 @@ def test_a_loss_of_several_judges_is_the_mean_of_their_losses(name: str) -> None
 
 def test_scales_halve() -> None:
     parts = judge(8, 0), judge(4, 1), judge(2, 2)
-    logits = MultiScale(parts)(REAL, LABELS)
+    logits = Judges(parts, (0, 1, 2))(REAL, LABELS)
     small = REAL.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
     smaller = REAL.unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5))
     for column, (part, x) in enumerate(zip(parts, (REAL, small, smaller))):
         torch.testing.assert_close(logits[:, column], part(x, LABELS), **EXACT)
     # A penalty is that of the logits' sum, in both methods.
-    panel = MultiScale(parts)
+    panel = Judges(parts, (0, 1, 2))
     both = [
         dgan.gradient_penalty(panel, REAL, LABELS, method=method).loss
         for method in ("double", "forward")
@@ -60,16 +60,17 @@ def test_scales_halve() -> None:
     torch.testing.assert_close(*both, **EXACT)
 
 
-def test_judges_of_other_shapes_are_refused() -> None:
+def test_judges_of_other_shapes_each_give_their_mean() -> None:
     patches = nn.Conv2d(1, 1, 3).double()
     single = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0)).double()
-    with pytest.raises(ValueError, match=r"logits of shapes \(4,\), \(4, 1, 6, 6\): they count"):
-        Judges([patches, single])(REAL)
+    logits = Judges([patches, single])(REAL)
+    expected = torch.stack([patches(REAL).mean((1, 2, 3)), single(REAL)], 1)
+    torch.testing.assert_close(logits, expected, **EXACT)
 
 
 def test_a_shadow_judges_where_the_judge_is_frozen() -> None:
     own = judge(8, 0)
-    panel = Shadowed(own)
+    panel = Shadowed(own, 0.9)
     first = own(REAL, LABELS)
     with torch.no_grad():
         for parameter in own.parameters():
@@ -81,7 +82,7 @@ def test_a_shadow_judges_where_the_judge_is_frozen() -> None:
     expected = [
         0.9 * old + 0.1 * new for old, new in zip(panel.shadow.parameters(), own.parameters())
     ]
-    panel.follow(0.9)
+    panel.follow()
     for parameter, wanted in zip(panel.shadow.parameters(), expected):
         torch.testing.assert_close(parameter, wanted, **EXACT)
         assert not parameter.requires_grad
@@ -93,7 +94,7 @@ def test_a_shadow_judges_where_the_judge_is_frozen() -> None:
 
 def sharded_shadow() -> list[Tensor]:
     with launch(precision="float64") as world:
-        panel = Shadowed(judge(8, 0))
+        panel = Shadowed(judge(8, 0), 0.7)
         replica = FSDPReplica(panel, world, Layout(strategy="fsdp"), double_backward=False)
         return moved_shadow(panel, replica, slice(2 * world.rank, 2 * world.rank + 2))
 
@@ -108,14 +109,14 @@ def moved_shadow(panel: Shadowed, replica: Any, rows: slice) -> list[Tensor]:
             for parameter in replica.trainable:
                 parameter.sub_(0.1 * parameter.grad)
                 parameter.grad = None
-        panel.follow(0.7)
+        follow_shadows(panel)
         with replica.frozen() as fixed:
             results.append(fixed(REAL[rows], LABELS[rows]).detach())
     return results
 
 
 def test_a_sharded_shadow() -> None:
-    panel = Shadowed(judge(8, 0))
+    panel = Shadowed(judge(8, 0), 0.7)
     replica = Replica(panel, cast(World, None))
     expected = moved_shadow(panel, replica, slice(0, 4))
     assert expected[0].shape == (4, 2)
