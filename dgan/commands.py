@@ -87,6 +87,7 @@ def evaluate(
     real_samples: int | None = None,
     features: str | None = None,
     shards: str | None = None,
+    validation: str | None = None,
     step: int | Literal["best"] | None = None,
     out: Path | None = None,
 ) -> None:
@@ -98,12 +99,13 @@ def evaluate(
         run: the run's directory.
         all_metrics: every metric that is possible here.
         metrics: some of fid, kid, manifold (precision, recall, density, coverage, diversity),
-            classifier_score and intra_fid.
+            classifier_score, intra_fid and, where --validation is given, parzen (log-likelihood).
         samples: how many to generate; by default as the recipe says.
         real_samples: real images that kid and manifold compare with; by default as the recipe
             says; 0: as many as are generated, or all if there are fewer.
         features: what to compare in; by default as the recipe says.
         shards: the real images, such as a test split; by default those of the training's scores.
+        validation: other real images, on which parzen chooses its bandwidth.
         step: of another checkpoint than the newest, or `best`: the one with the best score.
         out: the JSON; by default `evaluation-<step>.json` in the run's directory.
     """
@@ -121,12 +123,15 @@ def evaluate(
     trained = load_run(run, step)
     recipe, data = trained.recipe, trained.recipe.data
     compared = shards or recipe.evaluation.shards or data.shards
+    if validation is not None and validation == compared:
+        raise ValueError(f"--validation {validation} are the images that are scored: name others")
     named = features or recipe.evaluation.features
     cache = run / "classifier.safetensors"
     has_features = named != "auto" or cache.exists()
     with (
         launch(precision=recipe.train.precision) as world,
         open_images(recipe, compared) as dataset,
+        nullcontext() if validation is None else open_images(recipe, validation) as others,
         # Never trained on what it judges: the data to compare with may be another split.
         nullcontext() if has_features else open_images(recipe, data.shards) as training,
     ):
@@ -142,6 +147,7 @@ def evaluate(
             metrics=("all",) if all_metrics else metrics or recipe.evaluation.metrics,
             real_samples=(recipe.evaluation.real_samples if real_samples is None else real_samples),
             shards=redact(str(compared)),
+            validation=others,
         )
         scores = evaluator(trained.network.to(world.device), trained.z_dim)
         if world.is_first:

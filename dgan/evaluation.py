@@ -20,14 +20,14 @@ from dgan.metrics import (
     train_classifier,
 )
 from dgan.metrics.classwise import require_two_each
-from dgan.metrics.comparison import OF_PAIRS
+from dgan.metrics.comparison import OF_PAIRS, pixels_of
 from dgan.parallel.world import World
 from dgan.scores import ALL, METRICS, require_metrics
 
 Synthesise = Callable[[Tensor, Tensor | None], Tensor]
 """Latents `[N, z_dim]` and labels int64 `[N]` or None → images `[N, C, H, W]` in [−1, 1]."""
 
-LEAST = {"fid": 2, "kid": 4, "manifold": 6, "classifier_score": 10, "intra_fid": 2}
+LEAST = {"fid": 2, "kid": 4, "manifold": 6, "classifier_score": 10, "intra_fid": 2, "parzen": 2}
 """Samples that each metric takes."""
 
 
@@ -91,6 +91,7 @@ class Evaluator:
         real_samples: real images that `kid` and `manifold` compare with, chosen at random; 0: as
             many as `samples`, or all if there are fewer. The other metrics take all.
         shards: what the data set is called in every output.
+        validation: other real images, on which `parzen` chooses its bandwidth.
 
     Raises:
         ValueError: a metric that is not possible here, more real samples than there are, too few of
@@ -110,11 +111,12 @@ class Evaluator:
         metrics: Sequence[str] = ("fid",),
         real_samples: int = 0,
         shards: str = "",
+        validation: ShardDataset | None = None,
     ) -> None:
         self.features, self.world = features, world
         self.samples, self.seed, self.classes = samples, seed, classes
         self.batch_size = batch_size
-        self.metrics = _possible(metrics, features, classes)
+        self.metrics = _possible(metrics, features, classes, validation)
         _require_samples(self.metrics, samples, real_samples, len(dataset))
         self._labels = self._known_labels(dataset)
         if "intra_fid" in self.metrics:
@@ -128,6 +130,7 @@ class Evaluator:
             class_counts=counts.tolist() if dataset.has_labels else None,
             pairs=real_samples or samples,
             seed=seed,
+            validation=None if validation is None else self._pixels(validation),
             at=lambda: world.at("evaluation"),
         )
         self._facts = {
@@ -171,6 +174,12 @@ class Evaluator:
             if len(batch["__key__"]):
                 real.add(batch["image"], first + count * rank // size, batch.get("label"))
         return real
+
+    def _pixels(self, dataset: ShardDataset) -> Tensor:
+        """This rank's part of a data set, as `parzen` takes it."""
+        rank, size = self.world.rank, self.world.size
+        batches = dataset.batches(self.batch_size, rank=rank, world_size=size, skip_corrupt=True)
+        return torch.cat([pixels_of(batch["image"]) for batch in batches])
 
     def _known_labels(self, dataset: ShardDataset) -> np.ndarray:
         """The data's labels, where there are any that are not damaged."""
@@ -233,7 +242,9 @@ class Evaluator:
         return torch.from_numpy(chosen)
 
 
-def _possible(metrics: Sequence[str], features: Features, classes: int) -> tuple[str, ...]:
+def _possible(
+    metrics: Sequence[str], features: Features, classes: int, validation: ShardDataset | None
+) -> tuple[str, ...]:
     """What `metrics` come to with these features and that generator, in the order of `METRICS`."""
     require_metrics(metrics, "--evaluation.metrics")
     reasons = {}
@@ -241,6 +252,11 @@ def _possible(metrics: Sequence[str], features: Features, classes: int) -> tuple
         reasons["classifier_score"] = f"{features.name} does not know classes"
     if not classes:
         reasons["intra_fid"] = "the generator is not asked for classes"
+    if validation is None:
+        reasons["parzen"] = (
+            "it chooses its bandwidth on other images than those that it scores, so it is for "
+            "`dgan evaluate RUN --metrics parzen --shards TEST --validation VALIDATION`"
+        )
     for metric in metrics:
         if metric in reasons:
             raise ValueError(f"--evaluation.metrics {metric} is not possible: {reasons[metric]}")

@@ -32,6 +32,9 @@ SCORES = {
     "classifier_score_mean": Score("higher", "the same, mean over ten splits"),
     "classifier_score_std": Score("", "and standard deviation"),
     "intra_fid": Score("lower", "FID of a class, mean over classes"),
+    "log_likelihood": Score("higher", "of real pixels under Parzen windows, nats"),
+    "log_likelihood_error": Score("", "its standard error"),
+    "bandwidth": Score("", "of the windows, best on the validation images"),
 }
 """Every score that an evaluation may give."""
 
@@ -41,6 +44,7 @@ METRICS = {
     "manifold": ("precision", "recall", "density", "manifold_coverage", "diversity"),
     "classifier_score": ("classifier_score", "classifier_score_mean", "classifier_score_std"),
     "intra_fid": ("intra_fid",),
+    "parzen": ("log_likelihood", "log_likelihood_error", "bandwidth"),
 }
 """What can be asked for, and the scores that it gives; `fid` always comes."""
 

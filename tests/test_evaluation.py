@@ -18,6 +18,8 @@ from dgan.metrics import (
     kernel_distance,
     open_features,
 )
+from dgan.metrics.comparison import pixels_of
+from dgan.metrics.parzen import parzen_estimate
 from dgan.networks import build
 from dgan.parallel.world import launch
 from dgan.scores import SCORES
@@ -39,6 +41,7 @@ def scores(
     cache: Path,
     synthesise: Callable[..., Tensor] | None = None,
     metrics: tuple[str, ...] = ("fid",),
+    validated: bool = False,
     **changes: Any,
 ) -> dict[str, Any]:
     """Without `synthesise` of a generator with its initial weights."""
@@ -46,6 +49,8 @@ def scores(
     with launch(precision="float32") as world, ShardDataset(folder) as dataset:
         features = find_features("auto", dataset, seed=0, cache=cache, world=world)
         options = {"samples": 301, "batch_size": 64, "seed": 0, "classes": 10} | changes
+        if validated:
+            options["validation"] = dataset
         evaluator = Evaluator(dataset, features, world=world, metrics=metrics, **options)
         shape = {"resolution": 8, "channels": 1, "classes": options["classes"]}
         generator = build("generator", "dcgan", seed=0, z_dim=Z_DIM, widths=(8,), **shape)
@@ -54,14 +59,14 @@ def scores(
 
 def test_ranks_do_not_change_a_score(digits: str, classifier: Path) -> None:
     # 301 samples and 1,797 images divide by no number of ranks.
-    expected = scores(digits, classifier, None, metrics=("all",))
+    expected = scores(digits, classifier, None, ("all",), True)
     assert expected["fid"] > 50
     assert (expected["samples"], expected["real_samples"]) == (301, 1797)
     assert expected["real_samples_of_pairs"] == 301
     assert {*SCORES} < {*expected}
     # Ranks' batches are of other sizes, so float32 features differ in their last digits.
     for size in (2, 3):
-        for result in run_ranks(size, scores, digits, classifier, None, ("all",)):
+        for result in run_ranks(size, scores, digits, classifier, None, ("all",), True):
             assert result.keys() == expected.keys()
             for name, value in expected.items():
                 if name == "intra_fid_of_classes":
@@ -69,6 +74,24 @@ def test_ranks_do_not_change_a_score(digits: str, classifier: Path) -> None:
                     continue
                 wanted = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
                 assert result[name] == wanted, (size, name)
+
+
+def test_the_log_likelihood_is_that_of_pixels(digits: str, classifier: Path) -> None:
+    made = torch.rand(301, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seen = 0
+
+    def synthesise(z: Tensor, labels: Tensor | None) -> Tensor:
+        nonlocal seen
+        seen += len(z)
+        return torch.cat([made, made])[seen - len(z) : seen]
+
+    found = scores(digits, classifier, synthesise, ("parzen",), True)
+    with ShardDataset(digits) as dataset:
+        real = torch.cat([pixels_of(batch["image"]) for batch in dataset.batches(500)])
+    expected = parzen_estimate(pixels_of(to_uint8(made)), real, real)
+    assert found["bandwidth"] == expected.bandwidth
+    assert found["log_likelihood"] == pytest.approx(expected.log_likelihood, rel=1e-9)
+    assert found["log_likelihood_error"] == pytest.approx(expected.standard_error, rel=1e-9)
 
 
 def test_the_real_images_have_no_distance_to_themselves(digits: str, classifier: Path) -> None:
@@ -207,6 +230,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no classes asked for": (
         {"metrics": ("intra_fid",), "classes": 0},
         r"metrics intra_fid is not possible: the generator is not asked for classes",
+    ),
+    "no validation": (
+        {"metrics": ("parzen",)},
+        r"metrics parzen is not possible: it chooses its bandwidth on other images",
     ),
     "another name": (
         {"metrics": ("fdi",)},

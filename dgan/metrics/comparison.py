@@ -18,6 +18,7 @@ from dgan.metrics.frechet import FeatureStatistics, frechet_distance
 from dgan.metrics.kernel import SUBSET_SIZE, kernel_distance, kernel_distances
 from dgan.metrics.manifold import Manifold, compare_manifolds
 from dgan.metrics.modes import ClassCoverage
+from dgan.metrics.parzen import parzen_estimate
 from dgan.metrics.rows import FeatureRows
 
 OF_PAIRS = frozenset({"kid", "manifold"})
@@ -44,6 +45,7 @@ class Tally:
         self.statistics = FeatureStatistics(name=name, features=features.name)
         self.rows = FeatureRows() if OF_ROWS & wanted else None
         self.classes = ClassCoverage(kinds) if kinds else None
+        self.pixels = FeatureRows() if "parzen" in wanted else None
         is_scored = samples and "classifier_score" in wanted
         self.score = ClassifierScore(classes=kinds, samples=samples) if is_scored else None
 
@@ -51,6 +53,8 @@ class Tally:
         """Add images, uint8, of numbers `begin`, `begin + 1`, …, and perhaps their classes."""
         if not len(images):
             return
+        if self.pixels is not None:
+            self.pixels.add(pixels_of(images), begin)
         x = self.features(images)
         self.statistics.update(x)
         if self.rows is not None:
@@ -63,6 +67,11 @@ class Tally:
                 self.score.update(probabilities, begin)
 
 
+def pixels_of(images: Tensor) -> Tensor:
+    """uint8 `[N, C, H, W]` as vectors float32 `[N, C·H·W]` in [0, 1]."""
+    return images.flatten(1).float() / 255
+
+
 class Comparison:
     """Generated images against real ones, whose part is computed once.
 
@@ -70,7 +79,8 @@ class Comparison:
     others hold features, float32, 4·D bytes a sample (410 MB of 50,000 with 2,048): each rank its
     own on the CPU, of the real images all of them while they are read and, for `intra_fid`, from
     then on; for `kid` and `manifold` then those of all ranks' samples and of the real images in
-    `pairs`, on every rank's device.
+    `pairs`, on every rank's device. `parzen` holds pixels, 4·C·H·W bytes a sample: of the real
+    images each rank its own, of the generated ones all of them.
 
     Args:
         real: of all ranks' real images; a collective call.
@@ -80,6 +90,8 @@ class Comparison:
         class_counts: real images of each class; None: as the features recognise them.
         pairs: real images that `OF_PAIRS` compare with, chosen at random; None: all.
         seed: of what is chosen at random.
+        validation: this rank's part of other real images, `pixels_of` them `[n, D]`, on which
+            `parzen` chooses its bandwidth.
         at: called before each part of the work.
     """
 
@@ -93,6 +105,7 @@ class Comparison:
         class_counts: Sequence[int] | None = None,
         pairs: int | None = None,
         seed: int = 0,
+        validation: Tensor | None = None,
         at: Callable[[], None] = lambda: None,
     ) -> None:
         self.metrics, self.classes, self.seed, self.at = {*metrics}, classes, seed, at
@@ -106,6 +119,7 @@ class Comparison:
         if "manifold" in self.metrics:
             at()
             self._manifold = Manifold(self.pairs, name="real")
+        self._validation, self._test = validation, real.pixels
         self._rows = real.rows if "intra_fid" in self.metrics else None
 
     def __call__(self, fake: Tally) -> dict[str, Any]:
@@ -126,7 +140,21 @@ class Comparison:
             scores |= _classifier_scores(fake.score.reduce())
         if fake.rows is not None:
             scores |= self._of_pairs(fake.rows) | self._of_classes(fake.rows)
+        if fake.pixels is not None:
+            scores |= self._likelihood(fake.pixels)
         return scores
+
+    def _likelihood(self, pixels: FeatureRows) -> dict[str, float]:
+        assert self._validation is not None, "the evaluator refuses `parzen` without"
+        assert self._test is not None, "of the same metrics"
+        self.at()
+        samples = pixels.gather().to(self._device)
+        found = parzen_estimate(samples, self._validation, self._test.features)
+        return {
+            "log_likelihood": found.log_likelihood,
+            "log_likelihood_error": found.standard_error,
+            "bandwidth": found.bandwidth,
+        }
 
     def _of_pairs(self, rows: FeatureRows) -> dict[str, Any]:
         if not OF_PAIRS & self.metrics:

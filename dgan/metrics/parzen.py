@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from dgan.metrics.reduction import all_sum
 
 BANDWIDTHS = tuple(10 ** (-1 + index / 9) for index in range(10))
 """0.1 … 1, evenly spaced in their logarithm: for pixels in [0, 1]."""
@@ -32,30 +35,52 @@ def parzen_estimate(
     test: Tensor,
     bandwidths: Sequence[float] = BANDWIDTHS,
     *,
-    chunk: int = 256,
+    group: dist.ProcessGroup | None = None,
 ) -> ParzenEstimate:
     """The estimate of `test` with that of the bandwidths which suits `validation` best.
 
+    Over ranks, a collective call: sums over all points make it the estimate of one process.
+
     Args:
-        samples: generated, floating `[S, ...]`; images count as vectors of pixels, in the papers
-            in [0, 1].
-        validation: real points `[V, ...]` that choose the bandwidth.
-        test: real points `[T, ...]`, others than those.
+        samples: generated, floating `[S, ...]`, the same on every rank; images count as vectors of
+            pixels, in the papers in [0, 1].
+        validation: this rank's real points `[V, ...]` that choose the bandwidth; perhaps none.
+        test: likewise `[T, ...]`, others than those, for the estimate.
         bandwidths: σ, in the units of the data.
-        chunk: points that are compared with all samples at once; S · chunk float64 of memory.
+        group: of the ranks.
 
     Raises:
-        ValueError: shapes do not fit, a bandwidth is not positive, or a value is not finite.
+        ValueError: shapes do not fit, a bandwidth is not positive, a value is not finite, or there
+            are less than two test points.
     """
     if not bandwidths:
         raise ValueError("no bandwidths to choose from")
-    scores = log_likelihoods(samples, validation, bandwidths, chunk=chunk).mean(1)
-    best = bandwidths[int(scores.argmax())]
-    (found,) = log_likelihoods(samples, test, [best], chunk=chunk)
-    error = found.std().item() / math.sqrt(len(found)) if len(found) > 1 else math.nan
+    scores, count = _total(_known(samples, validation, bandwidths), group)
+    best = bandwidths[int((scores / count).argmax())]
+    own = _known(samples, test, [best])
+    (total,), count = _total(own, group)
+    if count < 2:
+        raise ValueError(f"{count:.0f} test points; at least 2 are needed")
+    (squares,), _ = _total((own - total / count).square(), group)
     return ParzenEstimate(
-        log_likelihood=found.mean().item(), standard_error=error, bandwidth=float(best)
+        log_likelihood=(total / count).item(),
+        standard_error=(squares / (count - 1) / count).sqrt().item(),
+        bandwidth=float(best),
     )
+
+
+def _known(samples: Tensor, points: Tensor, bandwidths: Sequence[float]) -> Tensor:
+    """`log_likelihoods`, also of no points."""
+    if not len(points):
+        return torch.zeros(len(bandwidths), 0, dtype=torch.float64, device=samples.device)
+    return log_likelihoods(samples, points, bandwidths)
+
+
+def _total(values: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, float]:
+    """Sums over points and ranks of `values` `[bandwidths, points]`, and how many points."""
+    count = torch.full_like(values[:, :1].sum(1), values.shape[1])
+    sums, counts = all_sum(torch.stack([values.sum(1), count]), group)
+    return sums, counts[0].item()
 
 
 def log_likelihoods(
@@ -63,7 +88,8 @@ def log_likelihoods(
 ) -> Tensor:
     """log (1/S) Σᵢ N(x; yᵢ, σ²I) of points x, for each σ: float64 `[bandwidths, points]`.
 
-    Arguments and errors are those of `parzen_estimate`. Each distance is computed once.
+    Arguments and errors are those of `parzen_estimate`; `chunk` points are compared with all
+    samples at once, S · chunk float64 of memory. Each distance is computed once.
     """
     y, x = _vectors(samples, "samples"), _vectors(points, "points")
     if x.shape[1] != y.shape[1]:

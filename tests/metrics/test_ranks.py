@@ -1,6 +1,7 @@
 """Every metric on samples that are spread unevenly over ranks, one of which may have none."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from dgan.metrics import (
     kernel_distance,
     kernel_distances,
 )
+from dgan.metrics.parzen import parzen_estimate
 from dgan.parallel.world import launch
 
 CLASSES = 4
@@ -56,6 +58,8 @@ def every_score(begin: int, end: int) -> dict[str, Any]:
     kernels = kernel_distances(real, fake, subsets=5, size=30, seed=3)
     local = [(kind.features, kind.labels) for kind in rows]
     some = rows[0].gather(10, seed=5)
+    points = [samples(seed)[0] for seed in (2, 3)]
+    parzen = parzen_estimate(fake, *(other[begin:end] for other in points), (0.3, 0.6, 1.2))
     unfinished = ""
     broken = FeatureRows()
     if begin < end:
@@ -71,6 +75,7 @@ def every_score(begin: int, end: int) -> dict[str, Any]:
         "counts": total.counts.tolist(),
         "modes": total.modes,
         "kid": kernel_distance(real, fake),
+        "parzen": list(asdict(parzen).values()),
         "kid_mean": kernels.mean().item(),
         "kid_std": kernels.std(correction=0).item(),
         "score": score.value,
