@@ -29,8 +29,9 @@ class Sign:
     above: bool = True
 
 
-_WEAKER = "a larger --penalty.gamma, a lower --discriminator.learning_rate"
-_SLOWER = "lower learning rates of both players, a larger --penalty.gamma"
+_GAMMA = "a larger --penalty.gamma.start and .end"
+_WEAKER = f"{_GAMMA}, a lower --discriminator.learning_rate.start and .end"
+_SLOWER = f"lower learning rates of both players, {_GAMMA}"
 
 SIGNS = {
     "saturated": Sign(

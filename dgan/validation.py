@@ -111,6 +111,11 @@ def _check_kind(recipe: Recipe) -> None:
         raise ValueError(
             f"--augment.kind {recipe.augment.kind} changes images, and --data.kind is points"
         )
+    if data.kind == "points" and recipe.regularizers.bcr:
+        raise ValueError(
+            f"--regularizers.bcr {recipe.regularizers.bcr} changes images, and --data.kind is "
+            "points: set it to 0 (--regularizers.zcr changes latents)"
+        )
     if data.kind == "points" and data.classes:
         raise ValueError(f"--data.classes is {data.classes}, but points have none: set it to 0")
     if data.kind == "stacked" and (data.channels != 3 or data.weights):
@@ -162,8 +167,8 @@ def _check_objective(recipe: Recipe) -> None:
     if task.loss == "wasserstein" and unbounded and recipe.discriminator.network in UNBOUNDED:
         raise ValueError(
             "--task.loss wasserstein needs a discriminator that is kept Lipschitz: set "
-            "--regularizers.clip 0.01 (WGAN), or --penalty.gamma 10 --penalty.points between "
-            "--penalty.kind one_centered (WGAN-GP)"
+            "--regularizers.clip 0.01 (WGAN), or --penalty.gamma.start 10 --penalty.gamma.end 10 "
+            "--penalty.points between --penalty.kind one_centered (WGAN-GP)"
         )
     for key, value, global_mean in (
         ("task.loss", task.loss, task.loss == "relativistic_average"),

@@ -1,12 +1,15 @@
 """What no run can be: refused before anything is built, in words that say what to set."""
 
-from dataclasses import replace
+import re
+from dataclasses import is_dataclass, replace
+from functools import reduce
 from typing import Any
 
 import pytest
 from tiny import tiny
 
 from dgan.config import Balance, Judges, Penalty
+from dgan.divergence import SIGNS
 from dgan.schedule import constant
 from dgan.toy import toy_recipe
 from dgan.validation import validate
@@ -16,7 +19,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"penalty__one_sided": True}, "--penalty.one_sided is for --penalty.kind one_centered"),
     ({"penalty__augmented": True}, "--penalty.augmented needs an --augment.kind"),
     ({"average__ramp": 0.05, "average__width": 0.1}, "set one of them to 0"),
-    ({"task__loss": "wasserstein", "penalty": NO_PENALTY}, "--regularizers.clip 0.01"),
+    (
+        {"task__loss": "wasserstein", "penalty": NO_PENALTY},
+        "--regularizers.clip 0.01 (WGAN), or --penalty.gamma.start 10 --penalty.gamma.end 10",
+    ),
     (
         {"task__loss": "relativistic_average", "train__accumulation": 2},
         "--task.loss relativistic_average has a mean over the whole batch",
@@ -78,7 +84,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_what_no_run_can_be(changes: dict[str, Any], message: str) -> None:
     validate(tiny("shards-*.tar", "run"))
-    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         validate(tiny("shards-*.tar", "run", **changes))
 
 
@@ -93,5 +99,16 @@ def test_points_are_no_images() -> None:
     validate(recipe)
     with pytest.raises(ValueError, match=r"--augment\.kind ada changes images"):
         validate(replace(recipe, augment=replace(recipe.augment, kind="ada")))
+    with pytest.raises(ValueError, match=r"--regularizers\.bcr 1\.0 changes images"):
+        validate(replace(recipe, regularizers=replace(recipe.regularizers, bcr=1.0)))
     with pytest.raises(ValueError, match=r"--data\.classes is 8, but points have none"):
         validate(replace(recipe, data=replace(recipe.data, classes=8)))
+
+
+def test_what_is_advised_is_a_flag_of_the_command_line() -> None:
+    told = [*(sign.advice for sign in SIGNS.values()), *(message for _, message in REFUSED)]
+    flags = {flag for text in told for flag in re.findall(r"--([a-z_]+(?:\.[a-z_0-9]+)+)", text)}
+    assert len(flags) > 20
+    for flag in flags:
+        value = reduce(getattr, flag.split("."), tiny("", ""))
+        assert not is_dataclass(value), flag

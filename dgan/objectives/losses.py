@@ -5,6 +5,25 @@ Every loss is a mean over the batch. `real` and `fake` are logits of equal shape
 Each rank's result is the mean over its rows, so the mean over ranks of equal batches is the loss of
 the global batch. `relativistic_average` and feature matching have means over the global batch
 within: they take `over_ranks`, see `OverRanks`.
+
+- `minimax`, Goodfellow et al. 2014, equation 1: min over G, max over D of
+  E log σ(D(x)) + E log(1 − σ(D(G(z)))). G's gradient vanishes where D is sure.
+- `non_saturating`, Goodfellow et al. 2014, section 3: D as above, G maximises E log σ(D(G(z)))
+  instead of minimising the term that saturates.
+- `least_squares`, Mao et al. 2017, equation 9: D minimises ½ E (D(x) − 1)² + ½ E D(G(z))²,
+  G ½ E (D(G(z)) − 1)².
+- `hinge`, Lim and Ye 2017, equations 10 and 11; Miyato et al. 2018, equations 16 and 17: D
+  minimises E max(0, 1 − D(x)) + E max(0, 1 + D(G(z))), G −E D(G(z)).
+- `wasserstein`, Arjovsky et al. 2017, equation 2 and algorithm 1: D maximises E D(x) − E D(G(z))
+  among Lipschitz functions, by `regularizers.clip_weights_` or a one-centred penalty (Gulrajani et
+  al. 2017, equation 3); G minimises −E D(G(z)).
+- `relativistic` pairing, Jolicoeur-Martineau 2019; Huang et al. 2024, equation 2: each real sample
+  is judged against one fake sample, D minimises −E log σ(D(x) − D(G(z))), G the same with the two
+  exchanged.
+- `relativistic_average`, Jolicoeur-Martineau 2019 (RaSGAN): against the mean of the other side, D
+  minimises −E log σ(D(x) − E D(G(z))) − E log(1 − σ(D(G(z)) − E D(x))), G the same with real and
+  generated exchanged.
+- `feature_matching`, in place of G's part of any of them: see there.
 """
 
 import difflib
@@ -176,32 +195,16 @@ def _average_generator(real: Tensor, fake: Tensor, over_ranks: OverRanks = alone
 
 
 LOSSES: dict[str, Loss] = {
-    # Goodfellow et al. 2014, equation 1: min over G, max over D of
-    # E log σ(D(x)) + E log(1 − σ(D(G(z)))). G's gradient vanishes where D is sure.
     "minimax": Loss(_minimax_discriminator, _minimax_generator, has_labels=True),
-    # Goodfellow et al. 2014, section 3: D as above, G maximises E log σ(D(G(z))) instead of
-    # minimising the term that saturates.
     "non_saturating": Loss(_minimax_discriminator, _non_saturating_generator, has_labels=True),
-    # Mao et al. 2017, equation 9: D minimises ½ E (D(x) − 1)² + ½ E D(G(z))²,
-    # G ½ E (D(G(z)) − 1)².
     "least_squares": Loss(_least_squares_discriminator, _least_squares_generator, has_labels=True),
-    # Lim and Ye 2017, equations 10 and 11; Miyato et al. 2018, equations 16 and 17: D minimises
-    # E max(0, 1 − D(x)) + E max(0, 1 + D(G(z))), G −E D(G(z)).
     "hinge": Loss(_hinge_discriminator, _critic_generator),
-    # Arjovsky et al. 2017, equation 2 and algorithm 1: D maximises E D(x) − E D(G(z)) among
-    # Lipschitz functions, by `clip_weights_` or a one-centred penalty (Gulrajani et al. 2017,
-    # equation 3); G minimises −E D(G(z)).
     "wasserstein": Loss(_wasserstein_discriminator, _critic_generator),
-    # Relativistic pairing, Jolicoeur-Martineau 2019; Huang et al. 2024, equation 2: each real
-    # sample is judged against one fake sample, D minimises −E log σ(D(x) − D(G(z))), G the same
-    # with the two exchanged.
     "relativistic": Loss(
         _relativistic_discriminator, _relativistic_generator, generator_sees_real=True
     ),
-    # Relativistic average, Jolicoeur-Martineau 2019 (RaSGAN): against the mean of the other side,
-    # D minimises −E log σ(D(x) − E D(G(z))) − E log(1 − σ(D(G(z)) − E D(x))), G the same with
-    # real and generated exchanged.
     "relativistic_average": Loss(
         _average_discriminator, _average_generator, generator_sees_real=True, needs_mean=True
     ),
 }
+"""By name; the module's docstring has each one's paper and equation."""
