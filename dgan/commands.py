@@ -187,29 +187,36 @@ def toy(
     /,
     *,
     loss: tuple[Loss, ...] = ("relativistic", "non_saturating"),
+    penalty: tuple[Literal["own", "none", "r1_r2", "wgan_gp", "clip"], ...] = ("own",),
     seeds: int = 1,
     steps: int = 20_000,
     out: Path = Path("runs/toy"),
 ) -> None:
     """Train on points of a known distribution, and score by PacGAN's protocol.
 
-    The relativistic loss comes with R1 + R2, Wasserstein with its gradient penalty, the others with
-    none. A training takes about 5 minutes on one core.
+    By default the relativistic loss comes with R1 + R2, Wasserstein with its gradient penalty, the
+    others with none. A training takes about 5 minutes on one core.
 
     Args:
         name: `ring` of 8 Gaussians, `grid` of 25, `swissroll`; `dirac` trains nothing: it measures
             the eigenvalues of the smallest game, and compares them with the closed form.
         loss: one or more.
+        penalty: each with each loss: R1 + R2, WGAN-GP, clipped weights (WGAN) or none; `own` is
+            what a loss was published with.
         seeds: trainings of each, with seeds 0, 1, …
         steps: of each training.
-        out: folder of the runs, pictures and animations.
+        out: folder of the runs, pictures, animations and the table (as text and as JSON).
     """
-    from dgan.toy import dirac, play
+    from dgan.toy import Method, compare, dirac
 
     for key, value in (("seeds", seeds), ("steps", steps)):
         if value < 1:
             raise ValueError(f"--{key} is {value}; it must be at least 1")
-    dirac(out) if name == "dirac" else play(name, loss, seeds, steps, out)
+    if name == "dirac":
+        dirac(out)
+    else:
+        methods = [Method(each, added) for each in loss for added in penalty]
+        compare(name, methods, seeds, steps, out)
 
 
 def export(

@@ -1,5 +1,6 @@
 """`dgan toy`: short trainings from the command line, and the table at the end."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,35 @@ def test_losses_are_compared(tmp_path: Path, capsys: Capture) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/checkpoints/*/facts.json")}
     dgan(capsys, "toy", *arguments, "--out", str(tmp_path))
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_the_table_is_kept_as_text_and_as_numbers(tmp_path: Path, capsys: Capture) -> None:
+    """Another penalty is another method; so are clipped weights."""
+    arguments = ["ring", "--loss", "wasserstein", "--penalty", "own", "clip", "--steps", "10"]
+    outcome = dgan(capsys, "toy", *arguments, "--out", str(tmp_path))
+    assert outcome.code in (0, None), outcome.err
+    rows = json.loads((tmp_path / "ring.json").read_text())
+    assert [row["method"] for row in rows] == ["wasserstein", "wasserstein+clip"]
+    for row in rows:
+        (run,) = tmp_path.glob(f"toy-ring-{row['method']}-0")
+        last = [line for line in metrics(run) if "high_quality" in line][-1]
+        assert row["reverse_kl"] == last["reverse_kl"]
+        assert row["steps"] == 10
+    text = (tmp_path / "ring.txt").read_text()
+    assert "wasserstein+clip" in text
+    assert "6.3 ± 0.5" in text
+
+
+def test_methods_differ_in_what_they_penalise() -> None:
+    for loss, penalty, gamma, clip in (
+        ("relativistic", "own", 0.01, 0.0),
+        ("relativistic", "none", 0.0, 0.0),
+        ("hinge", "own", 0.0, 0.0),
+        ("hinge", "wgan_gp", 10.0, 0.0),
+        ("wasserstein", "clip", 0.0, 0.1),
+    ):
+        recipe = toy_recipe("grid", loss, penalty=penalty)
+        assert (recipe.penalty.gamma.start, recipe.regularizers.clip) == (gamma, clip)
 
 
 def test_the_networks_learn_where_the_points_are(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from rich.table import Table
 
@@ -71,6 +72,22 @@ def summary(toy: str, modes: int, trials: Iterable[Trial]) -> Table:
     for row in PUBLISHED.get(toy, ()):
         table.add_row(f"{row.method} ({row.source})", "10", row.modes, "", "", "")
     return table
+
+
+def rows_of(trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    """A row a run, of plain values."""
+    return [
+        {
+            "toy": trial.toy,
+            "method": trial.method,
+            "seed": trial.seed,
+            "modes": trial.scores.modes,
+            "high_quality": trial.scores.high_quality,
+            "reverse_kl": trial.scores.reverse_kl,
+            "distance": trial.scores.distance,
+        }
+        for trial in trials
+    ]
 
 
 def spread(values: Sequence[float], form: str) -> str:
