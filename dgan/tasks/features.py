@@ -22,8 +22,12 @@ def features_layer(discriminator: nn.Module) -> nn.Module:
     return blocks[-2]
 
 
-def features_of(layer: nn.Module, judge: Callable[[], object], rows: int) -> Tensor:
-    """What `layer` puts out, `[rows, ...]`, when `judge` calls its network once."""
+def features_of(layer: nn.Module, judge: Callable[[], Tensor], rows: int) -> Tensor:
+    """What `layer` puts out, `[rows, ...]`, when `judge` calls its network once.
+
+    A derivative of it passes through what comes after `layer` too, as zeros: ZeRO-3 counts the
+    layers that a backward pass comes through, from the last one on.
+    """
     outputs: list[Tensor] = []
 
     def keep(layer: nn.Module, inputs: object, output: Tensor) -> None:
@@ -31,9 +35,9 @@ def features_of(layer: nn.Module, judge: Callable[[], object], rows: int) -> Ten
 
     handle = layer.register_forward_hook(keep)
     try:
-        judge()
+        logits = judge()
     finally:
         handle.remove()
     (features,) = outputs
     # Rows of a reference batch, if there is one, stand in front.
-    return features[-rows:]
+    return features[-rows:] + 0.0 * logits.sum()

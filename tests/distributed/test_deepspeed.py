@@ -33,6 +33,11 @@ CASES: dict[str, dict[str, Any]] = {
     "recomputed": {"parallel__activation_checkpointing": True},
     "batch norm": {"family": "dcgan"},
     "offloaded": {"parallel__offload": True},
+    "feature matching": {
+        "family": "mlp",
+        "task__loss": "hinge",
+        "task__generator": "feature_matching",
+    },
 }
 
 
