@@ -149,6 +149,7 @@ def test_judges_stand_beside_the_discriminator(tmp_path: Path) -> None:
     shadowed.judge.requires_grad_(False)
     logits = shadowed(images, labels)
     assert logits.shape == (3, 2, 3)
+    assert shadowed.judge.judges[1].embedding.weight.shape == (10, 7)  # of 4×4 and 8×8 alone
     plain = build_discriminator(recipe)
     torch.testing.assert_close(logits[:, 0, 0], plain(images, labels))
     halved = torch.nn.functional.avg_pool2d(images, 2)
