@@ -37,11 +37,15 @@ def environment() -> dict[str, Any]:
     return {"device": device(), "versions": versions, "command": " ".join(sys.orig_argv)}
 
 
+def path_of(name: str, out: Path | None = None) -> Path:
+    """Where `store` puts it."""
+    return (out or RESULTS / device()) / f"{name}.json"
+
+
 def store(name: str, rows: list[dict[str, Any]], notes: str = "", out: Path | None = None) -> Path:
     """Write `rows` as `<out or results/<device>>/<name>.json`."""
-    folder = out or RESULTS / device()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
+    path = path_of(name, out)
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {**environment(), "notes": notes, "rows": rows}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path

@@ -19,6 +19,7 @@ ROOT = HERE.parents[1]
 STILL_S = 180.0
 LIMIT_S = 1800.0
 """Of a wait; see `Job`."""
+PAUSE_S = 0.002
 
 
 class Hang(AssertionError):
@@ -212,20 +213,31 @@ class Job:
         """Whether all processes have ended."""
         return all(started.process.poll() is not None for started in self.started)
 
-    def until(self, condition: Callable[[], bool], what: str, *, limit_s: float = LIMIT_S) -> None:
-        """Wait for `condition`.
+    def until(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        *,
+        limit_s: float = LIMIT_S,
+        pause_s: float = PAUSE_S,
+    ) -> None:
+        """Wait for `condition`, which is looked at every `pause_s`.
 
         Raises:
             Hang: it does not come about.
             AssertionError: a process ended before.
         """
 
-        def ended() -> bool:
-            return any(started.process.poll() is not None for started in self.started)
+        came = False
 
-        self._wait(lambda: condition() or ended(), what, limit_s)
+        def over() -> bool:
+            nonlocal came  # it may hold for a moment only
+            came = condition()
+            return came or any(started.process.poll() is not None for started in self.started)
+
+        self._wait(over, what, limit_s, pause_s)
         codes = [started.process.poll() for started in self.started]
-        assert condition(), f"{what}: ended before, with {codes}\n{self.said()[-4000:]}"
+        assert came or condition(), f"{what}: ended before, with {codes}\n{self.said()[-4000:]}"
 
     def end(self) -> list[int]:
         """Wait until all processes have ended; their exit codes."""
@@ -236,7 +248,13 @@ class Job:
         """Wait until none of the processes `ranks` is alive, under a launcher that lives on."""
         self._wait(lambda: not any(map(alive, ranks)), "the end of all ranks")
 
-    def _wait(self, condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
+    def _wait(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        limit_s: float = LIMIT_S,
+        pause_s: float = PAUSE_S,
+    ) -> None:
         begin = moved = looked = time.monotonic()
         written = -1
         while not condition():
@@ -249,7 +267,8 @@ class Job:
                 self._hang(
                     f"{what}: not in {now - begin:.0f} s, {now - moved:.0f} s without a move"
                 )
-            time.sleep(0.002)
+            if pause_s:
+                time.sleep(pause_s)
 
     def _written(self) -> int:
         """Bytes of all batches' notes and all lines, which grow while anything moves."""

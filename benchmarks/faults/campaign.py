@@ -8,15 +8,19 @@ srun does (`preempted`, `resized`, `cut-off`, `corrupt-shard`, `not-finite`), or
 breaks it at moments and in ways drawn from the seed, lets the launcher or a scheduler's stand-in
 (the same command again) go on, and compares with the run that nothing disturbed. A fault is
 survived if each step has the same sample keys and each sample came once an epoch, no checkpoint is
-missing, all of them and the losses are equal bit for bit (`resized`: losses to rounding), and no
-process is left. Every wait has a bound: what hangs has failed, and shows its stacks. Several faults
-hit one run; if its end is not right, all of them count as not survived.
+missing, all of them and the losses are equal bit for bit (`resized`: losses to rounding), no
+process is left, and the try took no longer than its `bound`. Every wait ends: what hangs has
+failed, and shows its stacks. Several faults hit one run; if its end is not right, all of them count
+as not survived.
 
-`lost steps` were done and had to be done again (by rollback: stepped back). `recovery` is from the
-fault to the end of the next step, less the start-up (process to first step) of the run's first
-attempt. Results lie in the folder (a new one in /tmp; named, the campaign goes on where it was),
-and at the end beside the other measurements. Network namespaces and the small disk need root, and
-are skipped without.
+`lost steps` were done and had to be done again (by rollback: stepped back). `took` is from the
+fault to the end of the next step, by the clock: the fault is noticed, what is left ends, processes
+start, load, and do a step; without a restart (`in-use`, `corrupt-shard`, `not-finite`) it is until
+the refusal, of the whole run, of the step that is rolled back. `start up` is the part of it that
+the new process takes to begin and to import what it needs; `recovery` is the rest. Results lie in
+the folder (a new one in /tmp; named, the campaign goes on where it was), and at the end beside the
+other measurements, where rows of scenarios that were not asked for stay. Network namespaces and the
+small disk need root, and are skipped without.
 """
 
 import argparse
@@ -27,8 +31,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -45,7 +49,9 @@ from broken import BrokenRun
 from evidence import Skip, Try
 
 from dgan.data import pack_source
-from report import store
+from report import path_of, store
+
+NAME = "faults-campaign"
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,14 @@ class Scenario:
     """A kind of fault."""
 
     what: str
-    make: Callable[[BrokenRun, BrokenRun, Random, int], list[Try]]
-    """(the run to break, the undisturbed one, what draws, tries) → how each went; an
+    make: Callable[[BrokenRun, BrokenRun, Random, Sequence[int]], list[Try]]
+    """(the run to break, the undisturbed one, what draws, a step for each try) → how each went; an
     `AssertionError` if any of them went wrong."""
     undisturbed: Undisturbed = TWO_RANKS
     at_once: int = 5
     """Tries on one run."""
+    bound_s: float = 180.0
+    """What takes longer has not survived."""
 
 
 SCENARIOS = {
@@ -89,8 +97,10 @@ SCENARIOS = {
     "harmful": Scenario("a malicious pickle as checkpoint", damage.harmful, ONE_SHORT, 1),
     "full-disk": Scenario("the disk is full", disk.full_disk, ONE_WIDE),
     "in-use": Scenario("two runs in one directory", disk.in_use, ONE),
-    "corrupt-shard": Scenario("samples that do not decode", samples.corrupt_shards, TWO_RANKS, 1),
-    "not-finite": Scenario("NaN in a batch", samples.not_finite, POISONED),
+    "corrupt-shard": Scenario(
+        "samples that do not decode", samples.corrupt_shards, TWO_RANKS, 1, bound_s=600.0
+    ),
+    "not-finite": Scenario("NaN in a batch", samples.not_finite, POISONED, bound_s=60.0),
 }
 
 
@@ -147,9 +157,11 @@ class Campaign:
         undisturbed = self.undisturbed(scenario.undisturbed)
         plan = scenario.undisturbed
         broken = BrokenRun(folder, str(self.shards), plan.options, plan.recipe)
+        # No two tries at the same step, in whatever batches they are made.
+        steps = Random(f"{self.seed} {name}").sample(range(2, kills.STEPS - 30), first + count)
         choose = Random(f"{self.seed} {name} {first}")
         try:
-            found = scenario.make(broken, undisturbed, choose, count)
+            found = scenario.make(broken, undisturbed, choose, sorted(steps[first:]))
         except Exception as error:
             broken.clear()
             if isinstance(error, Skip):
@@ -157,7 +169,7 @@ class Campaign:
             traceback.print_exc()
             return [Try(False, note=f"{type(error).__name__}: {error}"[:4000])] * count
         assert len(found) == count
-        return found
+        return [in_time(outcome, scenario.bound_s) for outcome in found]
 
     def undisturbed(self, plan: Undisturbed) -> BrokenRun:
         """The run of `plan`, made once."""
@@ -175,22 +187,45 @@ class Campaign:
         return run
 
 
+def in_time(outcome: Try, bound_s: float) -> Try:
+    """The same, but not survived if it took longer."""
+    if (outcome.took_s or 0.0) <= bound_s:
+        return outcome
+    return replace(outcome, survived=False, note=f"{outcome.note}; took longer than {bound_s} s")
+
+
 def summary(name: str, tries: list[Try], seconds: float) -> dict[str, Any]:
-    """A row of the table."""
+    """What a row of the table says of the tries."""
     lost = [outcome.lost_steps for outcome in tries if outcome.lost_steps is not None]
+    took = [outcome.took_s for outcome in tries if outcome.took_s is not None]
+    start_up = [outcome.start_up_s for outcome in tries if outcome.start_up_s is not None]
     recovery = [outcome.recovery_s for outcome in tries if outcome.recovery_s is not None]
     return {
-        "scenario": name,
-        "what": SCENARIOS[name].what,
         "tries": len(tries),
         "survived": sum(outcome.survived for outcome in tries),
-        "lost_steps_median": statistics.median(lost) if lost else None,
+        "lost_steps_median": median(lost),
         "lost_steps_most": max(lost, default=None),
-        "recovery_s_median": statistics.median(recovery) if recovery else None,
+        "took_s_median": median(took),
+        "took_s_most": max(took, default=None),
+        "bound_s": SCENARIOS[name].bound_s,
+        "start_up_s_median": median(start_up),
+        "recovery_s_median": median(recovery),
         "recovery_s_most": max(recovery, default=None),
         "seconds": seconds,
         "tried": [asdict(outcome) for outcome in tries],
     }
+
+
+def median(values: Sequence[float]) -> float | None:
+    """None of nothing."""
+    return statistics.median(values) if values else None
+
+
+def with_stored(row: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """`row`, and those that are stored of other scenarios, in the scenarios' order."""
+    stored = json.loads(path.read_text())["rows"] if path.exists() else []
+    by_name = {found["scenario"]: found for found in [*stored, row]}
+    return [by_name[name] for name in SCENARIOS if name in by_name]
 
 
 COLUMNS = {
@@ -199,6 +234,10 @@ COLUMNS = {
     "survived": "{}",
     "lost_steps_median": "{:.0f}",
     "lost_steps_most": "{}",
+    "took_s_median": "{:.1f}",
+    "took_s_most": "{:.1f}",
+    "bound_s": "{:.0f}",
+    "start_up_s_median": "{:.1f}",
     "recovery_s_median": "{:.1f}",
     "recovery_s_most": "{:.1f}",
     "seconds": "{:.0f}",
@@ -213,7 +252,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         if "skipped" in row:
             print(f"| {row['what']} | skipped: {row['skipped']} |" + " |" * (len(COLUMNS) - 2))
             continue
-        cells = ["" if row[k] is None else form.format(row[k]) for k, form in COLUMNS.items()]
+        cells = ["" if row.get(k) is None else f.format(row[k]) for k, f in COLUMNS.items()]
         print(f"| {' | '.join(cells)} |")
 
 
@@ -227,19 +266,23 @@ def main() -> None:
     options = parser.parse_args()
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="dgan-faults-"))).resolve()
     print(f"in {folder}", flush=True)
-    campaign, rows = Campaign(folder, options.seed), list[dict[str, Any]]()
+    campaign, failed = Campaign(folder, options.seed), False
+    notes = (__doc__ or "").partition("\n\n")[2] + f"\nSeed {options.seed}."
+    path = path_of(NAME, options.out)
     for name in options.only:
+        row: dict[str, Any] = {"scenario": name, "what": SCENARIOS[name].what}
         try:
             tries = campaign.make(name, options.tries)
-            rows.append(summary(name, tries, campaign.seconds(name)))
+            row |= summary(name, tries, campaign.seconds(name))
+            failed |= row["survived"] < row["tries"]
         except Skip as reason:
-            rows.append({"scenario": name, "what": SCENARIOS[name].what, "skipped": str(reason)})
-    notes = (__doc__ or "").partition("\n\n")[2] + f"\nSeed {options.seed}."
-    path = store("faults-campaign", rows, notes=notes, out=options.out)
-    show(rows)
+            row["skipped"] = str(reason)
+        # Each at once: the campaign takes hours, and may be cut off.
+        store(NAME, with_stored(row, path), notes=notes, out=options.out)
+    show(json.loads(path.read_text())["rows"])
     print("survived: no sample and no checkpoint lost, no process left, nothing hung; see `notes`")
     print(f"stored in {path}")
-    if any(row.get("survived", 0) < row.get("tries", 0) for row in rows):
+    if failed:
         raise SystemExit(1)
 
 

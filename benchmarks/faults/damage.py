@@ -7,7 +7,7 @@ import pickle
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,13 +16,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from broken import BrokenRun
 from commands import checkpoint_of
-from evidence import (
-    Try,
-    attempts,
-    check_equal,
-    check_whole,
-    undisturbed_start_up_s,
-)
+from evidence import Try, attempts, check_equal, check_whole
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from watched import EVERY
 
@@ -33,9 +27,11 @@ BROKEN_AT = 20
 FILES = (".metadata", "__0_0.distcp", "facts.json", DIGESTS)
 
 
-def damaged(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int) -> list[Try]:
+def damaged(
+    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
+) -> list[Try]:
     """Files of the newest checkpoint are flipped, cut, emptied or gone; or of the newest two."""
-    return [_damaged(part, undisturbed, choose) for part in _copies(broken, undisturbed, tries)]
+    return [_damaged(part, undisturbed, choose) for part in _copies(broken, undisturbed, len(at))]
 
 
 def _damaged(broken: BrokenRun, undisturbed: BrokenRun, choose: Random) -> Try:
@@ -69,8 +65,7 @@ def _goes_back(broken: BrokenRun, undisturbed: BrokenRun, bad: int, note: str) -
     (*_, last) = attempts(broken).values()
     good = BROKEN_AT - bad * EVERY
     assert last.first == good, f"it went on from {last.first}, {good} was good"
-    recovery = last.given[1] - begin - undisturbed_start_up_s(attempts(undisturbed))
-    return Try(True, BROKEN_AT - good, recovery, note)
+    return Try(True, BROKEN_AT - good, *last.goes_on(begin), note)
 
 
 def _copies(broken: BrokenRun, undisturbed: BrokenRun, tries: int) -> list[BrokenRun]:
@@ -125,10 +120,12 @@ class Harm:
         return os.mkdir, (str(self.canary),)
 
 
-def harmful(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int) -> list[Try]:
+def harmful(
+    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
+) -> list[Try]:
     """The newest checkpoint executes code where pickle is trusted; its digests are right."""
     found = []
-    for part in _copies(broken, undisturbed, tries):
+    for part in _copies(broken, undisturbed, len(at)):
         kind = choose.choice(sorted(HARM))
         path, canary = checkpoint_of(part.run, BROKEN_AT), part.folder / "canary"
         HARM[kind](path, canary, choose)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,9 @@ from dgan.watchdog import START_AGAIN
 STEPS = 200
 
 
-def full_disk(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int) -> list[Try]:
+def full_disk(
+    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
+) -> list[Try]:
     """A disk of 48 MB is filled at a random step but for a few bytes or megabytes, and emptied.
 
     Raises:
@@ -33,22 +36,25 @@ def full_disk(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: 
     except (OSError, subprocess.CalledProcessError) as error:
         raise Skip(f"a file system of its own cannot be mounted: {error}") from None
     try:
-        return _full_disk(broken, undisturbed, choose, tries)
+        return _full_disk(broken, undisturbed, choose, at)
     finally:
         broken.clear()
         shutil.copytree(disk, broken.folder / "last")
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def _full_disk(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int) -> list[Try]:
+def _full_disk(
+    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
+) -> list[Try]:
     broken.options += ("--checkpoint.keep", "2")
     lost, faults, notes = list[int](), list[float](), list[str]()
     done = 0
-    for at in sorted(choose.sample(range(EVERY, STEPS - 30), tries)):
-        step = max(at, done + 2)
+    for drawn in at:
+        step = max(drawn, done + 2, EVERY)
         job = broken.single()
         broken.reach(step, job)
-        leave = choose.choice([0, 3_000, 3_000_000, 8_000_000])
+        # Nothing, a few files without the tensors, a part of the tensors.
+        leave = choose.choice([0, choose.randrange(10_000), choose.randrange(8_500_000)])
         faults.append(time.time())
         ballast = broken.run / "ballast"
         # What the run itself removes on the way is taken too.
@@ -63,12 +69,11 @@ def _full_disk(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries:
     assert broken.single().end() == [0]
     check_whole(broken, STEPS, keep=2)
     check_equal(broken, undisturbed, STEPS)
-    found = [*attempts(broken).values()]
-    start_up = found[0].start_up_s
-    recoveries = [
-        after.given[1] - fault - start_up for fault, after in zip(faults, found[1:], strict=True)
+    after = [*attempts(broken).values()][1:]
+    return [
+        Try(True, steps, *attempt.goes_on(fault), note)
+        for steps, attempt, fault, note in zip(lost, after, faults, notes, strict=True)
     ]
-    return [Try(True, *values) for values in zip(lost, recoveries, notes)]
 
 
 def _fill_and_look(ballast: Path, leave: int, job: Job) -> bool:
@@ -79,18 +84,22 @@ def _fill_and_look(ballast: Path, leave: int, job: Job) -> bool:
     return job.over()
 
 
-def in_use(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int) -> list[Try]:
+def in_use(
+    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
+) -> list[Try]:
     """Runs that start in the directory of one that goes on: each is told who is there, and ends.
 
     The first two start at the same moment, and one of them is refused.
     """
     # The holder goes on for as long as it has to.
     endless = ("--train.steps", "1000000")
+    begin = time.monotonic()
     holder, rival = broken.single(*endless), broken.single(*endless)
-    notes = list[str]()
-    for number in range(tries):
+    found = list[Try]()
+    for number in range(len(at)):
         if number:
             time.sleep(choose.uniform(0.0, 0.5))
+            begin = time.monotonic()
             rival = broken.single(*endless)
         rival.until(partial(one_is_over, holder, rival), "a refusal", limit_s=STILL_S)
         if holder.over():
@@ -98,13 +107,14 @@ def in_use(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int
         assert rival.end() == [2], rival.said()
         (pid,) = holder.ranks()
         assert f"{broken.run} is in use by process {pid} on " in rival.said(), rival.said()
-        notes.append(f"refused after {broken.steps_done()} steps of the other")
+        note = f"refused after {broken.steps_done()} steps of the other"
+        found.append(Try(True, 0, time.monotonic() - begin, note=note))
     broken.reach(STEPS + 1, holder)
     holder.started[0].process.send_signal(signal.SIGTERM)
     assert holder.end() == [START_AGAIN]
     check_whole(broken, newest_step(broken.run))
     check_equal(broken, undisturbed, STEPS)
-    return [Try(True, 0, None, note) for note in notes]
+    return found
 
 
 def one_is_over(*jobs: Job) -> bool:

@@ -23,17 +23,26 @@ class Try:
     survived: bool
     lost_steps: int | None = None
     """Steps that were done and had to be done again; none where nothing is to go on."""
-    recovery_s: float | None = None
-    """From the fault to the end of the next step, less an undisturbed start-up."""
+    took_s: float | None = None
+    """From the fault to the end of the next step; where nothing goes on, of the whole try."""
+    start_up_s: float | None = None
+    """Of that, for a process to begin and to import what it needs; none where none is started."""
     note: str = ""
+
+    @property
+    def recovery_s(self) -> float | None:
+        """What the fault took beyond the start of a process."""
+        if self.took_s is None or self.start_up_s is None:
+            return None
+        return self.took_s - self.start_up_s
 
 
 @dataclass(frozen=True)
 class Attempt:
     """What the ranks of one attempt noted; see `watched`."""
 
-    began: float
-    """When the process of the first rank began."""
+    start_up_s: float
+    """That the process of the first rank took to begin and to import what it needs."""
     given: list[float]
     """When the first rank was given each batch: from the second on, the step before was done."""
     first: int
@@ -41,10 +50,9 @@ class Attempt:
     batches: list[list[str]]
     """The keys of each step, over all ranks."""
 
-    @property
-    def start_up_s(self) -> float:
-        """From the beginning of the process to the end of its first step."""
-        return self.given[1] - self.began
+    def goes_on(self, fault_at: float) -> tuple[float, float]:
+        """`took_s` and `start_up_s` of a try whose fault this attempt is the first to recover."""
+        return self.given[1] - fault_at, self.start_up_s
 
 
 def attempts(broken: BrokenRun) -> dict[str, Attempt]:
@@ -71,7 +79,9 @@ def _attempt(paths: list[Path]) -> Attempt | None:
         (position,) = {position for _, position, _ in step}
         assert position == ranks[0][0][1] + len(batches) * BATCH, "positions jump"
         batches.append([key for _, _, keys in step for key in keys])
-    return Attempt(lines[0][0], [at for at, _, _ in ranks[0]], ranks[0][0][1] // BATCH, batches)
+    began, ready = lines[0][0]
+    given = [at for at, _, _ in ranks[0]]
+    return Attempt(ready - began, given, ranks[0][0][1] // BATCH, batches)
 
 
 def history(broken: BrokenRun) -> list[list[str]]:
@@ -167,11 +177,10 @@ def said_in_log(run: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def undisturbed_start_up_s(found: dict[str, Attempt]) -> float:
-    """Of the first attempt, which nothing preceded."""
-    return next(iter(found.values())).start_up_s
-
-
-def recovery_s(fault_at: float, after: Attempt, undisturbed_s: float) -> float:
-    """From `fault_at` to the first step that `after` has done, beyond a start-up."""
-    return after.given[1] - fault_at - undisturbed_s
+def step_took_s(broken: BrokenRun, step: int) -> float:
+    """From the batch of `step` to the next one, in the attempt that did it last."""
+    for attempt in reversed(attempts(broken).values()):
+        number = step - 1 - attempt.first
+        if 0 <= number < len(attempt.given) - 1:
+            return attempt.given[number + 1] - attempt.given[number]
+    raise AssertionError(f"step {step} was not done")

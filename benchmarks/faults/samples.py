@@ -3,6 +3,8 @@
 import re
 import shutil
 import tarfile
+import time
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -10,7 +12,7 @@ from random import Random
 import kills
 from broken import BrokenRun
 from commands import metrics
-from evidence import Try, check_equal, check_whole, history
+from evidence import Try, check_equal, check_whole, history, step_took_s
 from PIL import Image
 from watched import BATCH, EVERY
 
@@ -21,10 +23,10 @@ STEPS = 160
 
 
 def corrupt_shards(
-    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int
+    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
 ) -> list[Try]:
     """A few samples are overwritten for good; two ranks leave them out, alike, and count them."""
-    return [_corrupt(broken, choose, number) for number in range(tries)]
+    return [_corrupt(broken, choose, number) for number in range(len(at))]
 
 
 def _corrupt(broken: BrokenRun, choose: Random, number: int) -> Try:
@@ -33,7 +35,9 @@ def _corrupt(broken: BrokenRun, choose: Random, number: int) -> Try:
     pattern = folder / "shards" / Path(broken.shards).name
     bad = overwrite(sorted(pattern.parent.glob(pattern.name)), choose, choose.randrange(1, 6))
     part = BrokenRun(folder, str(pattern), (*broken.options, "--train.steps", str(STEPS)))
+    begin = time.monotonic()
     assert part.ranks().end() == [0, 0]
+    took = time.monotonic() - begin
     # What one process is shown that reads the same data, without training.
     stream = ShardStream(str(pattern), batch_size=BATCH, resolution=8, channels=1, flip=True)
     with stream:
@@ -48,7 +52,7 @@ def _corrupt(broken: BrokenRun, choose: Random, number: int) -> Try:
     said = (part.run / "log.txt").read_text()
     assert all(f"skipped sample {key} of " in said for key in bad), "not all are named"
     check_whole(part, STEPS, replaced=skipped)
-    return Try(True, 0, None, f"{len(bad)} samples damaged, left out {skipped} times")
+    return Try(True, 0, took, note=f"{len(bad)} samples damaged, left out {skipped} times")
 
 
 def overwrite(shards: list[Path], choose: Random, count: int) -> set[str]:
@@ -73,7 +77,9 @@ def images(shard: Path) -> list[tuple[str, int, int]]:
         ]
 
 
-def not_finite(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int) -> list[Try]:
+def not_finite(
+    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
+) -> list[Try]:
     """Samples on which the discriminator is NaN: two ranks roll back alike, and go on.
 
     A rank is killed on the way: the rolled back run too is resumed bit for bit, which one of the
@@ -82,7 +88,7 @@ def not_finite(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries:
     pattern = broken.folder / "shards" / Path(broken.shards).name
     # Before the first checkpoint there is nothing to roll back to.
     spared = {key for keys in history(undisturbed)[:EVERY] for key in keys}
-    bad = whiten(Path(broken.shards), pattern.parent, choose, tries + 2, spared)
+    bad = whiten(Path(broken.shards), pattern.parent, choose, len(at) + 2, spared)
     calm = BrokenRun(broken.folder / "calm", str(pattern), broken.options, broken.recipe)
     assert calm.ranks().end() == [0, 0]
     broken.shards = str(pattern)
@@ -101,12 +107,15 @@ def not_finite(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries:
     assert lines[-1]["divergence/rollbacks"] == len(met)
     said = (broken.run / "log.txt").read_text()
     lost = list[int]()
-    for step in met[:tries]:
+    for step in met[: len(at)]:
         found = re.search(rf"step {step}: rolled back to \S+step-(\d+)", said)
         assert found, f"the rollback of step {step} is not in the log"
         lost.append(step - int(found[1]))
-    assert len(lost) == tries, f"only {len(lost)} batches were not finite"
-    return [Try(True, steps, None, f"step {step}") for steps, step in zip(lost, met)]
+    assert len(lost) == len(at), f"only {len(lost)} batches were not finite"
+    return [
+        Try(True, steps, step_took_s(broken, step), note=f"step {step}")
+        for steps, step in zip(lost, met)
+    ]
 
 
 def whiten(source: Path, folder: Path, choose: Random, count: int, spared: set[str]) -> set[str]:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -18,11 +19,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "cluster"))
 from namespaces import Nodes, Unavailable
 
 
-def preempted(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int) -> list[Try]:
+def preempted(
+    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
+) -> list[Try]:
     """SIGTERM or SIGUSR1 to one rank at a random moment: all save the same step and end with 75."""
     stops, notes = list[Kill](), list[str]()
-    for at in sorted(choose.sample(range(2, STEPS - 30), tries)):
-        step = max(at, stops[-1].done + 2 if stops else 0)
+    for drawn in at:
+        step = max(drawn, stops[-1].done + 2 if stops else 0)
         job = broken.ranks()
         broken.reach(step, job)
         time.sleep(choose.uniform(0.0, 0.05))
@@ -45,18 +48,19 @@ def preempted(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: 
 SIZES = (2, 1, 3)
 
 
-def resized(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int) -> list[Try]:
+def resized(
+    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
+) -> list[Try]:
     """A rank is killed at a random step, and the run goes on with another number of them.
 
     Ranks add up in another order, so that losses agree to rounding, and not bit for bit; in float64
     that leaves no doubt.
     """
     kills, notes = list[Kill](), list[str]()
-    at = sorted(choose.sample(range(2, STEPS - 30), tries))
-    for index in range(tries + 1):
+    for index in range(len(at) + 1):
         size = SIZES[index % len(SIZES)]
         job = broken.ranks(size)
-        if index == tries:
+        if index == len(at):
             assert job.end() == [0] * size, job.said()[-4000:]
             break
         step = max(at[index], kills[-1].done + 2 if kills else 0)
@@ -70,8 +74,10 @@ def resized(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: in
     return outcomes(broken, kills, [f"{note}; losses within {worst:.1g}" for note in notes])
 
 
-def cut_off(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: int) -> list[Try]:
-    """Two ranks on two nodes (network namespaces); their link goes down at a random step.
+def cut_off(
+    broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
+) -> list[Try]:
+    """Two ranks on two nodes (network namespaces); their link goes down at a random moment.
 
     Both end by the watchdog, after six seconds of its ticks, and go on when the link is back.
 
@@ -87,13 +93,16 @@ def cut_off(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: in
         for index, card in enumerate(nodes.cards)
     ]
     broken.options += ("--run.stall_minutes", "0.1")
-    cuts: list[Kill] = []
+    cuts, notes = list[Kill](), list[str]()
     try:
-        for at in sorted(choose.sample(range(2, STEPS - 30), tries)):
-            step = max(at, cuts[-1].done + 2 if cuts else 0)
+        for drawn in at:
+            step = max(drawn, cuts[-1].done + 2 if cuts else 0)
             job = broken.ranks(at=places, address=nodes.addresses[0])
             broken.reach(step, job)
+            pause = choose.uniform(0.0, 0.05)
+            time.sleep(pause)
             moment, card = time.time(), choose.randrange(2)
+            notes.append(f"card {card} down {1000 * pause:.0f} ms after step {step}")
             nodes.link(card, "down")
             codes = job.end()
             assert codes == [START_AGAIN] * 2, (codes, job.said()[-4000:])
@@ -104,4 +113,4 @@ def cut_off(broken: BrokenRun, undisturbed: BrokenRun, choose: Random, tries: in
         nodes.remove()
     check_whole(broken, STEPS)
     check_equal(broken, undisturbed, STEPS)
-    return outcomes(broken, cuts, [f"card {k.rank} down in step {k.done + 1}" for k in cuts])
+    return outcomes(broken, cuts, notes)

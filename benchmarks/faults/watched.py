@@ -1,8 +1,8 @@
 """The campaign's recipes: tiny, deterministic, and every rank notes which samples it was given.
 
 `dgan train watched:recipe` writes into the folder $CAMPAIGN_NOTES a file for each attempt and rank:
-when its process began, and then a line a batch: when it was given, its position in the data, its
-keys. What dgan itself does is left as it is.
+when its process began and had imported what it needs, and then a line a batch: when it was given,
+its position in the data, its keys. What dgan itself does is left as it is.
 """
 
 import json
@@ -84,7 +84,7 @@ def note_batches(folder: Path) -> None:
     """From now on, this process notes every batch it is given."""
     name = f"{attempt()}-rank{os.environ.get('RANK', '0')}of{os.environ.get('WORLD_SIZE', '1')}"
     file = os.open(folder / f"{name}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    _note(file, began())
+    _note(file, [began(), time.time()])
     give = ShardStream.__next__
 
     def give_and_note(self: ShardStream) -> dict[str, Any]:

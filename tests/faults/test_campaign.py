@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "faults"))
 
 import campaign
 from broken import BrokenRun, Hang
-from evidence import attempts, history
+from evidence import Try, attempts, history
 from watched import BATCH
 
 
@@ -30,6 +30,24 @@ def test_a_scenario_is_survived_and_remembered(small: campaign.Campaign) -> None
     assert again.make("damaged", 1) == tries  # what is done is not done again
     row = campaign.summary("damaged", tries, again.seconds("damaged"))
     assert (row["tries"], row["survived"]) == (1, 1)
+    assert 0 < row["start_up_s_median"] < row["took_s_median"] < row["bound_s"]
+
+
+def test_what_takes_too_long_is_not_survived() -> None:
+    assert campaign.in_time(Try(True, took_s=3.0), 3.0).survived
+    late = campaign.in_time(Try(True, took_s=3.1, note="cut"), 3.0)
+    assert not late.survived
+    assert late.note == "cut; took longer than 3.0 s"
+
+
+def test_rows_of_other_scenarios_stay(tmp_path: Path) -> None:
+    path = tmp_path / "stored.json"
+    assert campaign.with_stored({"scenario": "killed"}, path) == [{"scenario": "killed"}]
+    stored = [{"scenario": "killed", "tries": 1}, {"scenario": "in-use", "tries": 2}]
+    path.write_text(json.dumps({"rows": stored}))
+    again, between = {"scenario": "killed", "tries": 3}, {"scenario": "damaged"}
+    assert campaign.with_stored(again, path) == [again, stored[1]]
+    assert campaign.with_stored(between, path) == [stored[0], between, stored[1]]
 
 
 def test_what_is_lost_is_seen(
@@ -51,7 +69,7 @@ def test_two_runs_in_one_directory(small: campaign.Campaign) -> None:
 def write(folder: Path, name: str, first: int, keys: list[str]) -> None:
     """The notes of one rank: of a step for each of `keys`, from step `first`."""
     lines = [[float(n), (first + n) * BATCH, [key]] for n, key in enumerate(keys)]
-    text = "".join(json.dumps(line) + "\n" for line in [0.5, *lines])
+    text = "".join(json.dumps(line) + "\n" for line in [[0.2, 0.5], *lines])
     (folder / "notes" / f"{name}.jsonl").write_text(text)
 
 
