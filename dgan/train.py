@@ -52,6 +52,7 @@ def train(recipe: Recipe) -> str | None:
             deterministic=plan.deterministic,
             start_minutes=recipe.run.start_minutes,
             stall_minutes=recipe.run.stall_minutes,
+            whereabouts=recipe.directory / ".ranks",
         ) as world,
         open_stream(recipe, world) as stream,
         hold(recipe.directory, world) as confirm,
@@ -69,6 +70,7 @@ def train(recipe: Recipe) -> str | None:
         players = build_players(recipe, world)
         guard = Guard(**asdict(recipe.divergence))
         start = restore(checkpoints, players, stream, guard, run)
+        world.built()
         run.open(start)
         evaluator = build_evaluator(recipe, stream, world, run)
         pictures = build_pictures(recipe, stream, world)

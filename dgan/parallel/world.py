@@ -1,12 +1,16 @@
 """The processes of a run: who they are, where they compute, how they talk."""
 
 import ctypes
+import faulthandler
 import os
 import signal
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +28,8 @@ PR_SET_PDEATHSIG = 1
 SLACK_S = 60
 """By which a process group's timeout exceeds the watchdog's, whose message says more."""
 
+START_TIMEOUT = timedelta(minutes=30)
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
@@ -37,6 +43,7 @@ class World:
         control: a gloo group for flags and checkpoints, apart from the gradients' traffic.
         dtype: of parameters and images.
         compute_dtype: of autocast regions; equal to `dtype` where there is none.
+        start_timeout: that an exchange may take until `settle`.
         watchdog: is told where this process stands; see `at`.
     """
 
@@ -47,6 +54,7 @@ class World:
     control: dist.ProcessGroup
     dtype: torch.dtype
     compute_dtype: torch.dtype
+    start_timeout: timedelta = START_TIMEOUT
     watchdog: Watchdog = field(default_factory=Watchdog)
 
     @property
@@ -100,13 +108,19 @@ class World:
         """This process enters `phase` (of `step`, when a new one begins), or moves within it."""
         self.watchdog.at(phase, step)
 
+    def built(self) -> None:
+        """All process groups are there: an exchange in any may take as long as the first step.
+
+        PyTorch gives groups of a mesh, of FSDP2 and of DeepSpeed half an hour, whatever the first
+        one was given.
+        """
+        _limit_exchanges(self.start_timeout)
+
     def settle(self) -> None:
         """Every kind of exchange has happened once: from now on a stall is noticed sooner."""
         self.watchdog.settle()
         if self.watchdog.stall_seconds:
-            timeout = timedelta(seconds=self.watchdog.stall_seconds + SLACK_S)
-            for group in (None, self.control):
-                dist.distributed_c10d._set_pg_timeout(timeout, group)
+            _limit_exchanges(timedelta(seconds=self.watchdog.stall_seconds + SLACK_S))
 
 
 @contextmanager
@@ -114,9 +128,10 @@ def launch(
     *,
     precision: str = "auto",
     deterministic: bool = False,
-    timeout_s: float = 1800,
+    timeout_s: float = START_TIMEOUT.total_seconds(),
     start_minutes: float = 0.0,
     stall_minutes: float = 0.0,
+    whereabouts: Path | None = None,
 ) -> Iterator[World]:
     """Join the processes that torchrun, deepspeed or srun started, or be the only one.
 
@@ -126,12 +141,18 @@ def launch(
         timeout_s: seconds that a collective may take, if no watchdog ends it before.
         start_minutes: that anything may take before `World.settle`; see `Watchdog`.
         stall_minutes: that it may take from then on.
+        whereabouts: a folder in which ranks tell one another where they stand.
 
     Raises:
         ConnectionError: another rank was lost, or did not come; says where this one stood.
     """
-    rank = int(os.environ.get("RANK", 0))
-    with Watchdog(rank=rank, start_minutes=start_minutes, stall_minutes=stall_minutes) as watchdog:
+    with Watchdog(
+        rank=int(os.environ.get("RANK", 0)),
+        size=int(os.environ.get("WORLD_SIZE", 1)),
+        start_minutes=start_minutes,
+        stall_minutes=stall_minutes,
+        folder=whereabouts,
+    ) as watchdog:
         if start_minutes:
             timeout_s = max(timeout_s, 60 * start_minutes + SLACK_S)
         try:
@@ -140,10 +161,28 @@ def launch(
         except RuntimeError as error:
             if not _is_of_the_network(error):
                 raise
+            _show_stacks(error)
             raise ConnectionError(
                 f"{watchdog.where}: another rank is gone or cannot be reached ({error}). The run, "
                 "started again, goes on from its last checkpoint"
             ) from error
+
+
+def _limit_exchanges(timeout: timedelta) -> None:
+    """Of every process group there is."""
+    for group in dist.distributed_c10d._world.pg_map:
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
+def _show_stacks(error: BaseException) -> None:
+    """Where the exchange failed, which this thread has left, and where the other threads are."""
+    stderr = sys.__stderr__
+    if stderr is not None:
+        lines = "".join(traceback.format_tb(error.__traceback__))
+        print(
+            f"The exchange that failed (most recent call last):\n{lines}", file=stderr, flush=True
+        )
+        faulthandler.dump_traceback(stderr)
 
 
 def _is_of_the_network(error: RuntimeError) -> bool:
@@ -182,6 +221,7 @@ def _joined(
             control=control,
             dtype=dtype,
             compute_dtype=compute_dtype,
+            start_timeout=timeout,
             watchdog=watchdog,
         )
     finally:

@@ -35,6 +35,11 @@ def test_a_stopped_rank_is_noticed_and_the_run_goes_on(digits: str, tmp_path: Pa
     step, phase = int(said[0]), said[1]
     assert step >= 20
     assert re.search("update|checkpoint|reading data", phase)
+    # It is the other rank that is stuck, which told this a moment before it was stopped.
+    place = r"Rank 1 \(step (\d+), phase '[a-z ]+', \d+ s ago\) no longer told where it stands"
+    (last,) = re.findall(place, outcome.err)
+    assert 0 < int(last) <= step
+    assert not (run / ".ranks").exists()
     # The stacks show the very line at which it waits.
     assert re.search(r"Thread 0x\w+ .*\(most recent call first\):", outcome.err)
     assert 'dgan/train.py", line' in outcome.err
