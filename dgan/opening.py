@@ -11,8 +11,9 @@ from dgan.data.location import holds_secret
 from dgan.data.stacked import StackedDataset
 from dgan.data.toy import ToyStream
 from dgan.parallel.world import World
-from dgan.recipe_file import differences, from_toml, to_toml
+from dgan.recipe_file import differences, foreign, from_toml, to_toml
 from dgan.run import Run
+from dgan.stored import facts_of
 
 Stream = ShardStream | ToyStream
 
@@ -132,21 +133,21 @@ def open_run(recipe: Recipe, world: World) -> Run:
 
 
 def _conflict(recipe: Recipe, directory: Path) -> str | None:
-    saved = directory / "recipe.toml"
-    if not saved.exists():
-        return None
-    if recipe.run.fresh:
+    saved, found = directory / "recipe.toml", complete(directory / "checkpoints")
+    if recipe.run.fresh and (saved.exists() or found):
         return (
             f"{directory} already holds a run, and --run.fresh does not overwrite: "
             "name another --run.dir, or delete it yourself"
         )
     # Without a checkpoint there is nothing to go on with: a recipe that failed may be mended.
-    if not complete(directory / "checkpoints"):
+    if not found:
         return None
-    if changed := differences(from_toml(saved), recipe):
+    if saved.exists() and (changed := differences(from_toml(saved), recipe)):
         return (
             f"{directory} holds a run of another recipe; {', '.join(changed)} "
             f"{'differs' if len(changed) == 1 else 'differ'}: go on with the saved one "
             f"(`dgan train {directory}`) or name another --run.dir"
         )
-    return None
+    # The recipe's file may have been deleted, or a checkpoint copied in.
+    problems = (foreign(path, facts_of(path), recipe) for path in reversed(found))
+    return next(filter(None, problems), None)

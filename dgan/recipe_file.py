@@ -1,6 +1,7 @@
 """A recipe's form on disk: TOML, with the version of that form."""
 
 import dataclasses
+import json
 import tomllib
 from pathlib import Path
 from types import UnionType
@@ -56,11 +57,39 @@ def from_toml(path: Path) -> Recipe:
     return _build(Recipe, tree, str(path), "")
 
 
+def fixed(recipe: Recipe) -> dict[str, Any]:
+    """What a resumed run may not change, by dotted key, as it is in JSON."""
+    flat = json.loads(json.dumps(_flatten(dataclasses.asdict(recipe))))
+    return {
+        key: value
+        for key, value in flat.items()
+        if key.split(".")[0] not in MAY_CHANGE and key not in MAY_CHANGE_TOO
+    }
+
+
 def differences(a: Recipe, b: Recipe) -> list[str]:
     """The dotted keys in which two recipes differ, of those a resumed run may not change."""
-    flat_a, flat_b = _flatten(dataclasses.asdict(a)), _flatten(dataclasses.asdict(b))
-    keys = sorted(key for key in flat_a | flat_b if flat_a.get(key) != flat_b.get(key))
-    return [k for k in keys if k.split(".")[0] not in MAY_CHANGE and k not in MAY_CHANGE_TOO]
+    ours, theirs = fixed(a), fixed(b)
+    return sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+
+
+def foreign(checkpoint: Path, facts: dict[str, Any], recipe: Recipe) -> str | None:
+    """Why a checkpoint with such facts is not of a run of `recipe`; None if it may be.
+
+    Those from before facts had a recipe are taken. Only of a network's options does the lack of a
+    key say something: others are of a version of dgan that has more of them.
+    """
+    ours, theirs = fixed(recipe), facts.get("recipe")
+    if not theirs:
+        return None
+    keys = {key for key in ours | theirs if ".options." in key} | (ours.keys() & theirs.keys())
+    if not (changed := sorted(key for key in keys if ours.get(key) != theirs.get(key))):
+        return None
+    return (
+        f"{checkpoint} is of a run of another recipe; {', '.join(changed)} "
+        f"{'differs' if len(changed) == 1 else 'differ'}: move it out of this run, or go on with "
+        "the recipe that wrote it"
+    )
 
 
 def _build(kind: Any, value: Any, path: str, key: str) -> Any:

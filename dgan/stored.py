@@ -44,6 +44,14 @@ def until(directory: Path, step: int) -> list[Path]:
     return [path for path in candidates(directory) if int(path.name[5:]) <= step]
 
 
+def facts_of(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; nothing if that cannot be read. Digests do not count."""
+    with suppress(OSError, ValueError):
+        found = json.loads((path / FACTS).read_bytes())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
 COMPARABLE = ("features_digest", "samples", "real_samples", "shards")
 """What two scores must have been computed with alike."""
 
@@ -62,8 +70,8 @@ def best(paths: Sequence[Path], count: int, score: str = "fid") -> list[Path]:
     sign = -1 if SCORES[score].better == "higher" else 1
     scored: list[tuple[float, int, Path, list[Any]]] = []
     for age, path in enumerate(paths):
-        with suppress(OSError, ValueError, AttributeError, TypeError):
-            scores = json.loads((path / FACTS).read_text()).get("scores", {})
+        with suppress(AttributeError, TypeError):
+            scores = facts_of(path).get("scores", {})
             if math.isfinite(scores.get(score, math.nan)):
                 means = [scores.get(key) for key in COMPARABLE]
                 scored.append((sign * scores[score], -age, path, means))

@@ -26,6 +26,7 @@ from dgan.lock import hold
 from dgan.opening import Stream, open_run, open_stream
 from dgan.parallel.world import World, launch
 from dgan.pictures import Pictures
+from dgan.recipe_file import fixed
 from dgan.run import Run, StopSignal
 from dgan.step import Batch, Players, prepare
 from dgan.summary import summarise
@@ -101,7 +102,7 @@ def train(recipe: Recipe) -> str | None:
             asked, failed = world.largest(stop.received, checkpoints.failed)
             if due(step, recipe.checkpoint.every) or last or asked or failed or guard.alarm:
                 facts = {"stream": stream.state_dict(), "divergence": guard.state_dict()}
-                facts |= {"scores": scores, "dgan": dgan.__version__}
+                facts |= {"scores": scores, "recipe": fixed(recipe), "dgan": dgan.__version__}
                 checkpoints.save(step, players.state(), facts, calm=guard.calm)
             checkpoints.poll()
             if asked or failed:

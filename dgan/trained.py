@@ -9,7 +9,7 @@ from torch import nn
 
 from dgan.build_networks import build_network, latent_size
 from dgan.config import Recipe
-from dgan.recipe_file import from_toml
+from dgan.recipe_file import foreign, from_toml
 from dgan.stored import best, candidates, load_newest
 
 
@@ -37,6 +37,7 @@ def load_run(directory: Path, step: Step = None) -> TrainedGenerator:
     Raises:
         FileNotFoundError: there is no run, or no such checkpoint.
         dgan.checkpoint.DamagedCheckpoint: it is damaged; or all are, where the newest is asked for.
+        ValueError: it is of a run of another recipe.
     """
     recipe = from_toml(directory / "recipe.toml")
     paths = _chosen(directory, step, recipe.checkpoint.best)
@@ -44,7 +45,9 @@ def load_run(directory: Path, step: Step = None) -> TrainedGenerator:
     if recipe.train.precision == "float64":
         generator.double()
     state = {f"average.{name}": tensor for name, tensor in generator.state_dict().items()}
-    _, facts = load_newest(paths, state, distributed=False, warn=warnings.warn)
+    path, facts = load_newest(paths, state, distributed=False, warn=warnings.warn)
+    if problem := foreign(path, facts, recipe):
+        raise ValueError(problem)
     z_dim = latent_size(generator, recipe.generator.network)
     return TrainedGenerator(recipe, generator.eval().requires_grad_(False), z_dim, facts["step"])
 

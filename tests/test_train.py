@@ -1,6 +1,7 @@
 """What a run leaves behind, and how it goes on; short runs in this process."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -166,3 +167,32 @@ def test_an_evaluated_run_keeps_its_classifier_and_scores(digits: str, tmp_path:
     assert [line["step"] for line in scores] == [0, 1, 2]
     assert all({"coverage", "agreement", "features", "samples"} <= line.keys() for line in scores)
     assert len({line["fid"] for line in scores}) == 3
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(
+    digits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tensors have the same shapes, and its digests are right."""
+    ours = write_recipe(tmp_path, "ours", digits, train__steps=1)
+    other = {"train__steps": 2, "task__loss": "hinge", "train__seed": 5}
+    theirs = write_recipe(tmp_path, "theirs", digits, **other)
+    assert [dgan(capsys, "train", path).code for path in (ours, theirs)] == [0, 0]
+    run = tmp_path / "ours"
+    saved = (run / "recipe.toml").read_bytes()
+
+    copied = shutil.copytree(checkpoint_of(tmp_path / "theirs", 2), checkpoint_of(run, 2))
+    for command in (("train", run, "--train.steps", "3"), ("sample", run)):
+        message = dgan(capsys, *command).error()
+        assert f"{copied} is of a run of another recipe; task.loss, train.seed differ" in message
+    shutil.rmtree(copied)
+    assert dgan(capsys, "train", run, "--train.steps", "2").code == 0
+
+    # Without the recipe's file, the checkpoints themselves say whose they are.
+    (run / "recipe.toml").unlink()
+    message = dgan(capsys, "train", theirs, "--run.dir", run).error()
+    assert f"{checkpoint_of(run, 2)} is of a run of another recipe; task.loss" in message
+    assert not (run / "recipe.toml").exists()
+    assert "--run.fresh" in dgan(capsys, "train", ours, "--run.fresh").error()
+    assert dgan(capsys, "train", ours, "--train.steps", "3").code == 0
+    assert steps_kept(run) == [1, 2, 3]
+    assert (run / "recipe.toml").read_bytes() == saved.replace(b"steps = 1", b"steps = 3")
