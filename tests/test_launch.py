@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 from commands import checkpoint_of, end, steps_kept, write_recipe
 from launched import LAUNCH, environment, free_port, launched
 
@@ -15,55 +17,30 @@ SCRIPTS = ["torchrun.sh", "deepspeed.sh", "slurm/train.sbatch"]
 FILES = [*SCRIPTS, "k8s/jobset.yaml", "sky.yaml"]
 STARTED_BY = {"slurm/train.sbatch": "sbatch", "k8s/jobset.yaml": "kubectl apply", "sky.yaml": "sky"}
 
+JOBSET = Path(__file__).parent / "schemas" / "jobset-v1alpha2.yaml"
+
 NAME = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"}
-TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 COUNT = {"type": "integer", "minimum": 1}
 
 
+def closed(schema: Any) -> Any:
+    """`schema`, but all keys that it does not know are refused: a misspelled one, far away from
+    here, would be ignored."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = {key: closed(part) for key, part in schema.items()}
+    return {**parts, "additionalProperties": False} if "properties" in schema else parts
+
+
 def table(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
-    """A schema that knows all keys: a misspelled one would be ignored, or refused, far away."""
-    return {
-        "type": "object",
-        "properties": {**required, **optional},
-        "required": list(required),
-        "additionalProperties": False,
-    }
+    properties = {**required, **optional}
+    return {"type": "object", "properties": properties, "required": list(required)}
 
 
-def several(item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": item, "minItems": 1}
-
-
-VOLUMES = several({"type": "object", "required": ["name"]})
-CONTAINER = table(
-    {"name": NAME, "image": {"type": "string"}, "command": TEXTS},
-    workingDir={"type": "string"},
-    # A number would be refused by the API server: environment variables are strings.
-    env=several(table({"name": {"type": "string"}, "value": {"type": "string"}})),
-    ports=several(table({"containerPort": COUNT})),
-    resources=table({"limits": {"type": "object"}}),
-    volumeMounts=several(table({"name": NAME, "mountPath": {"type": "string"}})),
-)
-POD = table(
-    {"restartPolicy": {"enum": ["Never", "OnFailure"]}, "containers": several(CONTAINER)},
-    terminationGracePeriodSeconds=COUNT,
-    volumes=VOLUMES,
-)
-JOB = table(
-    {"parallelism": COUNT, "completions": COUNT, "template": table({"spec": POD})},
-    backoffLimit={"type": "integer"},
-)
-REPLICATED = table({"name": NAME, "replicas": COUNT, "template": table({"spec": JOB})})
-JOBSET = table(
-    {
-        "apiVersion": {"const": "jobset.x-k8s.io/v1alpha2"},
-        "kind": {"const": "JobSet"},
-        "metadata": table({"name": NAME}),
-        "spec": table(
-            {"replicatedJobs": several(REPLICATED)}, failurePolicy=table({"maxRestarts": COUNT})
-        ),
-    }
-)
+# Not MOUNT, which cannot append, and logs and metrics are appended to.
+BUCKET = table({"name": NAME, "mode": {"const": "MOUNT_CACHED"}})
 SKY = table(
     {
         "name": NAME,
@@ -78,15 +55,13 @@ SKY = table(
     },
     workdir={"type": "string"},
     envs={"type": "object"},
-    file_mounts={"type": "object"},
+    file_mounts={"type": "object", "additionalProperties": BUCKET},
 )
 
 
-def read(name: str, schema: dict[str, Any]) -> Any:
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
-    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+def read(name: str, schema: Any) -> Any:
     tree = yaml.safe_load((LAUNCH / name).read_text())
-    jsonschema.validate(tree, schema)
+    jsonschema.validate(tree, closed(schema))
     return tree
 
 
@@ -114,7 +89,7 @@ def test_a_script_is_sound(name: str) -> None:
 
 
 def test_the_jobset_is_one() -> None:
-    jobset = read("k8s/jobset.yaml", JOBSET)
+    jobset = read("k8s/jobset.yaml", yaml.safe_load(JOBSET.read_text()))
     (replicated,) = jobset["spec"]["replicatedJobs"]
     job = replicated["template"]["spec"]
     pod = job["template"]["spec"]
@@ -129,8 +104,31 @@ def test_the_jobset_is_one() -> None:
     assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "what"),
+    [
+        ("backoffLimit", "backofLimit", "'backofLimit' was unexpected"),
+        ("maxRestarts: 20", 'maxRestarts: "20"', "'20' is not of type 'integer'"),
+        ('value: "4"', "value: 4", "4 is not of type 'string'"),
+        ("restartPolicy: Never", "restartPolicy: Always", "'Always' is not one of"),
+        ("name: dgan\nspec", "name: my_run\nspec", "'my_run' does not match"),
+        ("sizeLimit: 16Gi", "sizeLimit: 16GiB", "'16GiB' does not match"),
+        ("mountPath: /shared", "path: /shared", "'mountPath' is a required property"),
+        ("medium: Memory", "medium: Disk", "'Disk' is not one of"),
+    ],
+)
+def test_a_jobset_that_is_none_is_refused(before: str, after: str, what: str) -> None:
+    text = (LAUNCH / "k8s" / "jobset.yaml").read_text()
+    assert before in text
+    schema = closed(yaml.safe_load(JOBSET.read_text()))
+    with pytest.raises(jsonschema.ValidationError, match=re.escape(what)):
+        jsonschema.validate(yaml.safe_load(text.replace(before, after)), schema)
+
+
 def test_the_sky_task_is_one(tmp_path: Path) -> None:
     task = read("sky.yaml", SKY)
+    # What one node has cached of a bucket, others do not see.
+    assert task["num_nodes"] == 1
     # Its commands, run with a launcher that only says what it was given.
     (tmp_path / "launch").mkdir()
     script = tmp_path / "launch" / "torchrun.sh"
