@@ -146,7 +146,8 @@ class Divergence:
     checkpoint from before the first sign, and the run goes on with other latents and with the data
     that comes next, so that it does not meet the same batch again before the next epoch. The
     count of steps goes on too, and with it the schedules."""
-    patience: int = 1000
+    patience: int = 0
+    """Steps in a row; 0: a fifth of `train.steps`, but from 100 to 1000."""
     accuracy: float = 0.999
     """`discriminator/accuracy` of this or more, or of 1 minus this or less."""
     diversity: float = 0.01

@@ -71,6 +71,11 @@ class Alarm:
     advice: str
 
 
+def patience_for(steps: int) -> int:
+    """Steps in a row that are a sign, in a run of `steps`: it must ring before the end."""
+    return min(max(steps // 5, 100), 1000)
+
+
 class Guard:
     """Watches every step's metrics, which all ranks share, and so decides the same on all of them.
 

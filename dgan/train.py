@@ -18,7 +18,7 @@ from dgan.build import (
 )
 from dgan.checkpoint import Checkpoints
 from dgan.config import Recipe
-from dgan.divergence import Guard
+from dgan.divergence import Guard, patience_for
 from dgan.draws import Draws
 from dgan.evaluation import Evaluator
 from dgan.laboratory.evaluator import PointEvaluator
@@ -69,7 +69,8 @@ def train(recipe: Recipe) -> str | None:
         ) as checkpoints,
     ):
         players = build_players(recipe, world)
-        guard = Guard(**asdict(recipe.divergence))
+        patience = recipe.divergence.patience or patience_for(plan.steps)
+        guard = Guard(**asdict(recipe.divergence) | {"patience": patience})
         start = restore(checkpoints, players, stream, guard, run)
         world.built()
         run.open(start)

@@ -43,7 +43,7 @@ def validate(recipe: Recipe) -> None:
         "balance.most": (recipe.balance.most, 1),
         "average.ramp": (recipe.average.ramp, 0),
         "average.width": (recipe.average.width, 0),
-        "divergence.patience": (recipe.divergence.patience, 1),
+        "divergence.patience": (recipe.divergence.patience, 0),
         "divergence.at_most": (recipe.divergence.at_most, 1),
         "samples.every": (recipe.samples.every, 1),
         "samples.count": (recipe.samples.count, 1),

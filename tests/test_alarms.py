@@ -18,6 +18,7 @@ from commands import (
 from failing import assert_same_tensors, message_of, tiny_run
 
 from dgan.config import Divergence, Recipe
+from dgan.divergence import patience_for
 from dgan.recipe_file import to_toml
 from dgan.schedule import constant
 from dgan.train import train
@@ -55,6 +56,13 @@ def saturating(shards: str, run: Path, **changes: Any) -> Recipe:
             **changes,
         },
     )
+
+
+def test_a_short_run_may_ring_by_itself(digits: str, tmp_path: Path) -> None:
+    """Nobody sets a patience that fits its length."""
+    assert [patience_for(steps) for steps in (4, 900, 1600, 400_000)] == [100, 180, 320, 1000]
+    message = message_of(saturating(digits, tmp_path, train__steps=160, divergence=Divergence()))
+    assert "for 100 steps in a row (--divergence.patience)" in message
 
 
 def test_a_saturated_discriminator_stops_the_run(

@@ -213,7 +213,7 @@ def test_a_run_goes_on_from_around_a_rollback(
     ("key", "value", "limits"),
     [
         ("policy", "pray", "choose stop or rollback"),
-        ("patience", 0, "at least 1"),
+        ("patience", -1, "at least 0"),
         ("at_most", 0, "at least 1"),
         ("accuracy", 0.5, "above 0.5 and at most 1, or 0"),
         ("accuracy", 1.5, "above 0.5 and at most 1, or 0"),
