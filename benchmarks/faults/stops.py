@@ -18,6 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "cluster"))
 
 from namespaces import Nodes, Unavailable
 
+GRACE_S = 240.0
+"""The least that the files of launch/ leave a run to save in."""
+
 
 def preempted(
     broken: BrokenRun, undisturbed: BrokenRun, choose: Random, at: Sequence[int]
@@ -33,12 +36,14 @@ def preempted(
         rank, moment = choose.randrange(2), time.time()
         os.kill(job.ranks()[rank], number)
         codes = job.end()
+        took = time.time() - moment
         assert codes == [START_AGAIN] * 2, (codes, job.said()[-4000:])
+        assert took < GRACE_S, f"it took {took:.0f} s to save and end"
         stop = Kill(moment, rank, broken.steps_done(), newest_step(broken.run))
         assert stop.kept == stop.done, f"{stop.done} steps were done, {stop.kept} were saved"
         assert f"stopped by {number.name}, saved at step {stop.done}" in job.said()
         stops.append(stop)
-        notes.append(f"{number.name} to rank {rank} at step {stop.done}")
+        notes.append(f"{number.name} to rank {rank} at step {stop.done}, over after {took:.1f} s")
     assert broken.ranks().end() == [0, 0]
     check_whole(broken, STEPS)
     check_equal(broken, undisturbed, STEPS)

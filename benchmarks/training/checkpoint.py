@@ -7,8 +7,10 @@ is trained in windows of `every` steps. Every other window begins with an asynch
 of weights, average and both moments of Adam, so that the windows take turns on a machine whose
 speed wanders. `stall` is the time for which `save` itself holds the loop up (the copy), `overhead`
 how much longer a window with a checkpoint takes than the one before it; the goal is 5 %. Medians
-over rounds; the first round, which allocates the copies, is left out. Under torchrun every rank
-takes part, with `--parallel` as strategy. Needs `data/digits`.
+over rounds; the first round, which allocates the copies, is left out. `last save` is what a run
+that is told to stop has left to do after its step, at worst: a checkpoint that has just begun, and
+the last one; launchers must give it that time. Under torchrun every rank takes part, with
+`--parallel` as strategy. Needs `data/digits`.
 """
 
 import argparse
@@ -84,6 +86,11 @@ def measure(
             begin = time.perf_counter()
             checkpoints.wait()
             writing.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        for number in (1, 2):
+            checkpoints.save(rounds + 1 + number, players.state(), {})
+        checkpoints.wait()
+        last_save = time.perf_counter() - begin
         size = sum(path.stat().st_size for path in folder.glob("step-*/*"))
     ratios = [with_it / without - 1 for without, with_it in zip(plain[1:], saving[1:])]
     return {
@@ -96,6 +103,7 @@ def measure(
         "stall_seconds": statistics.median(stalls[1:]),
         "first_stall_seconds": stalls[0],
         "seconds_left_to_write": statistics.median(writing[1:]),
+        "last_save_seconds": last_save,
         "overhead": statistics.median(ratios),
         "rounds": ratios,
     }
