@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from dgan.parallel.pieces import LoadPlanner
 from dgan.parallel.replicas import State
-from dgan.parallel.storage import DIGESTS, Reader, damage
+from dgan.parallel.storage import DIGESTS, Reader, damage, digest_of
 from dgan.scores import SCORES
 
 FACTS = "facts.json"
@@ -45,10 +45,13 @@ def until(directory: Path, step: int) -> list[Path]:
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself; nothing if that cannot be read. Digests do not count."""
-    with suppress(OSError, ValueError):
-        found = json.loads((path / FACTS).read_bytes())
-        return found if isinstance(found, dict) else {}
+    """What a checkpoint says of itself; nothing if that is damaged."""
+    with suppress(OSError, ValueError, AttributeError):
+        facts = json.loads((path / FACTS).read_bytes())
+        has_digests = (path / DIGESTS).exists()
+        known = json.loads((path / DIGESTS).read_bytes()) if has_digests else {}
+        if isinstance(facts, dict) and known.get(FACTS) in (None, digest_of(path / FACTS)):
+            return facts
     return {}
 
 

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ def train(recipe: Recipe) -> str | None:
     ):
         players = build_players(recipe, world)
         patience = recipe.divergence.patience or patience_for(plan.steps)
-        guard = Guard(**asdict(recipe.divergence) | {"patience": patience})
+        guard = Guard(**asdict(replace(recipe.divergence, patience=patience)))
         start = restore(checkpoints, players, stream, guard, run)
         world.built()
         run.open(start)

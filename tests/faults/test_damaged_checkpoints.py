@@ -180,6 +180,20 @@ def test_a_run_goes_on_from_the_checkpoint_before(
     assert metrics(run) == metrics(whole)
 
 
+def test_a_recipe_that_changed_on_the_disk_is_damage(
+    digits: str, tmp_path: Path, capsys: Capture
+) -> None:
+    """And no word of another recipe: one step back, the run goes on."""
+    recipe = write_recipe(tmp_path, "run", digits)
+    assert dgan(capsys, "train", recipe).code == 0
+    path = checkpoint_of(tmp_path / "run", 4) / "facts.json"
+    assert '"train.batch_size": 16' in path.read_text()
+    path.write_text(path.read_text().replace('"train.batch_size": 16', '"train.batch_size": 17'))
+    again = dgan(capsys, "train", recipe)
+    assert again.code == 0, again
+    assert f"going on from {checkpoint_of(tmp_path / 'run', 2)}" in again.out
+
+
 def test_without_a_good_checkpoint_nothing_is_begun(
     digits: str, tmp_path: Path, capsys: Capture
 ) -> None:
