@@ -5,6 +5,7 @@ Stage 1 spreads the optimizer's state over ranks, stage 2 gradients too, stage 3
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -124,5 +125,7 @@ def _initialize(
         without_compiling()
     # Its warning that PyTorch's Adam is no optimizer of its own comes with every engine.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # It calls exchanges by names that PyTorch gives up: some lines in the log of every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=configuration)
     return engine
