@@ -47,10 +47,10 @@ KillWait=10
 InactiveLimit=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=2000
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=2000
-PartitionName=low Nodes=n1,n2 Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=60
-PartitionName=high Nodes=n1,n2 MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=2000
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=2000
+PartitionName=low Nodes=ALL Default=YES MaxTime=60 State=UP PriorityTier=1 GraceTime=60
+PartitionName=high Nodes=ALL MaxTime=60 State=UP PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -58,7 +58,13 @@ def missing() -> str:
     """Why there can be no Slurm here; empty if there can."""
     if absent := [name for name in PROGRAMS if shutil.which(name, path=_search()) is None]:
         return f"{', '.join(absent)} not installed (Debian: slurmctld slurmd slurm-client munge)"
-    return "" if os.geteuid() == 0 else "Slurm's daemons need root here"
+    if os.geteuid() != 0:
+        return "Slurm's daemons need root here"
+    try:
+        socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return "the ranks meet at this machine's name, which has no address"
+    return ""
 
 
 def _search() -> str:
@@ -68,7 +74,8 @@ def _search() -> str:
 class Slurm:
     """The cluster; jobs run in `folder`.
 
-    Every node is this machine, so what a node's name would tell is said by variables.
+    Every node is this machine: the first is called as it is, so that ranks find their meeting
+    point by its name, and the addresses at which they listen are said by variables.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,28 +83,34 @@ class Slurm:
         self.variables = environment(
             PATH=_search(),
             SLURM_CONF=str(folder / "slurm.conf"),
-            MASTER_ADDR="127.0.0.1",
             PET_LOCAL_ADDR="127.0.0.1",
             GLOO_SOCKET_IFNAME="lo",
             RANKS="1",
+            RESTARTS="0",
+            PET_SHUTDOWN_TIMEOUT="20",
+            DS_ACCELERATOR="cpu",
         )
 
     @contextmanager
     def running(self) -> Iterator[Self]:
         """Start the daemons; stop them, and every job, at the end."""
-        for name in ("state", "spool-n1", "spool-n2"):
+        host = socket.gethostname()
+        nodes = [host, f"{host}-2"]
+        for name in ("state", *(f"spool-{node}" for node in nodes)):
             (self.folder / name).mkdir()
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
-        settings = {"folder": self.folder, "host": socket.gethostname(), "ports": free_ports(3)}
-        (self.folder / "slurm.conf").write_text(CONFIGURATION.format(**settings))
+        settings = CONFIGURATION.format(
+            folder=self.folder, host=host, nodes=nodes, ports=free_ports(3)
+        )
+        (self.folder / "slurm.conf").write_text(settings)
         own = [f"--{name}-file={self.folder}/munged.{name}" for name in ("pid", "log", "seed")]
         own += [f"--key-file={key}", f"--socket={self.folder}/munge.sock"]
         try:
             self("munged", "--force", *own)
             self("slurmctld", "-f", self.folder / "slurm.conf")
-            for node in ("n1", "n2"):
+            for node in nodes:
                 self("slurmd", "-f", self.folder / "slurm.conf", "-N", node)
             self.wait_for(lambda: self("sinfo", "-h", "-p", "low", "-t", "idle", "-o", "%D") == "2")
             yield self
@@ -130,9 +143,12 @@ class Slurm:
         return next(word[9:] for word in fields if word.startswith("JobState="))
 
     def start_again(self, job: str) -> None:
-        """A job that was queued again waits for two minutes; not here."""
+        """A job that was queued again waits for two minutes; not here.
+
+        Slurm refuses its credential within the second in which the one before was revoked.
+        """
         self.wait_for(lambda: self.state(job) == "PENDING")
-        self("scontrol", "update", f"JobId={job}", "StartTime=now")
+        self("scontrol", "update", f"JobId={job}", "StartTime=now+2")
         self.wait_for(lambda: self.state(job) in ("RUNNING", "COMPLETED", "FAILED"))
 
     def log(self, job: str) -> str:
@@ -140,7 +156,7 @@ class Slurm:
         path = self.folder / f"dgan-{job}.log"
         return path.read_text() if path.exists() else ""
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 240) -> None:
         """Wait for something that Slurm, or a job, does."""
         limit = time.monotonic() + timeout_s
         while not _is_so(condition):

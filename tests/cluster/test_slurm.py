@@ -1,7 +1,10 @@
 """launch/slurm/train.sbatch on a real Slurm: a job that is taken off its nodes loses no step."""
 
+import os
 import re
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,7 +43,7 @@ def undisturbed(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submit(slurm: Slurm, recipe: Path, *options: str) -> str:
     script = LAUNCH / "slurm" / "train.sbatch"
-    return slurm("sbatch", "--parsable", "--nodes=2", "--time=10", *options, script, recipe)
+    return slurm("sbatch", "--parsable", "--nodes=2", "--time=20", *options, script, recipe)
 
 
 def has_steps(run: Path, count: int) -> bool:
@@ -48,25 +51,57 @@ def has_steps(run: Path, count: int) -> bool:
     return path.exists() and path.read_text().count("\n") >= count
 
 
-def test_it_saves_is_queued_again_and_finishes(
-    slurm: Slurm, digits: str, undisturbed: Path, tmp_path: Path
-) -> None:
-    """USR1 to the batch script is what `--signal=B:USR1@300` sends before the time limit."""
-    run = tmp_path / "run"
-    job = submit(slurm, write_recipe(tmp_path, "run", digits, **PLAN))
-    slurm.wait_for(lambda: has_steps(run, 20))
-    slurm("scancel", "--batch", "--signal=USR1", job)
+def test_deepspeed_saves_before_its_time_limit(slurm: Slurm, digits: str, tmp_path: Path) -> None:
+    """`#SBATCH --signal=B:USR1@300` itself: in six minutes, it comes within the first."""
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    run, plan = tmp_path / "run", PLAN | {"parallel__strategy": "deepspeed"}
+    recipe = write_recipe(tmp_path, "run", digits, **plan | {"train__steps": 1_000_000})
+    job = submit(slurm, recipe, "--time=6")
+    slurm.wait_for(lambda: run.exists() and slurm.state(job) == "PENDING")
+    (step,) = steps_kept(run)
+    # What is left of a run of this length, without another warning.
+    write_recipe(tmp_path, "run", digits, **plan | {"train__steps": step + 20})
+    slurm("scontrol", "update", f"JobId={job}", "TimeLimit=30")
     slurm.start_again(job)
-    (step,) = [kept for kept in steps_kept(run) if kept < STEPS]
-    assert step >= 20
     slurm.wait_for(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING"))
     log = slurm.log(job)
     assert slurm.state(job) == "COMPLETED", log
-    assert f"stopped by SIGUSR1, saved at step {step} of {STEPS}" in log
+    assert f"stopped by SIGUSR1, saved at step {step} of 1000000" in log
     assert "stopped by the time limit: queued again" in log
     assert re.findall(r"going on from \S+step-0*(\d+)", log) == [str(step)]
+    assert steps_kept(run) == [step, step + 20]
+    assert "FutureWarning" not in log
+    assert 'strategy = "deepspeed"' in (run / "recipe.toml").read_text()
+
+
+def test_a_rank_that_is_stuck_is_queued_again(
+    slurm: Slurm, digits: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Its launcher has no restart left, and reports a failure like any other."""
+    run = tmp_path / "run"
+    plan = PLAN | {"run__stall_minutes": 0.1, "checkpoint__every": 10, "checkpoint__keep": 100}
+    job = submit(slurm, write_recipe(tmp_path, "run", digits, **plan))
+    slurm.wait_for(lambda: has_steps(run, 20))
+    os.kill(rank_of_run(run, 1), signal.SIGSTOP)
+    slurm.start_again(job)
+    slurm.wait_for(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING"))
+    log = slurm.log(job)
+    assert slurm.state(job) == "COMPLETED", log
+    assert re.search(r"rank 0, step \d+, phase '[a-z ]+': nothing has moved", log)
+    assert "stopped by a rank that is stuck or lost: queued again" in log
     assert_same_checkpoint(checkpoint_of(run, STEPS), checkpoint_of(undisturbed, STEPS))
     assert metrics(run) == metrics(undisturbed)
+
+
+def rank_of_run(run: Path, rank: int) -> int:
+    """The process that is `rank` of the job that trains `run`."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (path / "cmdline").read_text()
+            variables = (path / "environ").read_bytes().split(b"\0")
+            if f"RANK={rank}".encode() in variables and f"{run}.toml" in command:
+                return int(path.name)
+    raise AssertionError(f"no rank {rank} trains {run}")
 
 
 def test_another_job_takes_its_nodes(
@@ -89,6 +124,7 @@ def test_another_job_takes_its_nodes(
     assert "stopped by preemption: queued again" in log
     assert re.findall(r"going on from \S+step-0*(\d+)", log) == [str(step)]
     assert_same_checkpoint(checkpoint_of(run, STEPS), checkpoint_of(undisturbed, STEPS))
+    assert metrics(run) == metrics(undisturbed)
 
 
 def test_what_cannot_run_is_not_queued_again(slurm: Slurm, tmp_path: Path) -> None:
