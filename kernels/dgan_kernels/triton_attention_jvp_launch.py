@@ -11,6 +11,8 @@ from dgan_kernels.triton_attention_jvp import forward_kernel, key_kernel, query_
 
 NARROWEST = 16
 """Channels of a tile at the least, which a matrix instruction takes."""
+FARTHEST = 2**24
+"""Elements from one row to the next at the most: within a tile, 32 bits then reach every row."""
 
 
 class Config(NamedTuple):
@@ -158,16 +160,21 @@ class _Launch:
 
 
 def _pair(x: Tensor | None, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return both with adjacent channels and equal strides: as they are, or copied."""
+    """Return both with suitable and equal strides: as they are, or copied."""
     assert x is not None
-    if x.stride(-1) == 1 and (tangent is None or tangent.stride() == x.stride()):
+    if _suits(x) and (tangent is None or tangent.stride() == x.stride()):
         return x, tangent
     return x.contiguous(), None if tangent is None else tangent.contiguous()
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Return memory of x's shape with adjacent channels: x's, or new."""
-    return x if x.stride(-1) == 1 else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    """Return memory of x's shape with suitable strides: x's, or new."""
+    return x if _suits(x) else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _suits(x: Tensor) -> bool:
+    """Return whether channels are adjacent, and rows near enough."""
+    return x.stride(-1) == 1 and x.stride(-2) <= FARTHEST
 
 
 def _like(x: Tensor, other: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ from dgan_kernels.reference_norm_act import MaybeTensor, sums_shape
 
 RESIDENT = 8192  # elements of a tile; the double backward pass spills registers from 16,384
 TILE = 2048  # what a program takes where groups are smaller
-SWEEP = 4096  # and where a group takes several programs
+SWEEP = 4096  # and where a group takes several programs,
+SWEEP_ROWS = 256  # of so many rows at most: each has a dozen numbers of its own in registers,
+ROWS = 32  # one to a thread
 PROGRAMS = 512  # that sum over positions: enough to fill a GPU, few enough to add up cheaply
 COMBINE = 1024  # chunks of a group that are combined at a time
 ELEMENTS = 512  # of a tile to a warp, 16 to a thread; half of them where a kernel holds more
@@ -234,7 +236,7 @@ def _sweep_shape(x: Tensor) -> tuple[int, int, int, int]:
     """Return the rows and columns of a tile, and how many of each cover x."""
     n, g, d, s = x.shape
     cols = min(_power(s), SWEEP)
-    rows = min(SWEEP // cols, _power(n * g * d))
+    rows = min(SWEEP // cols, SWEEP_ROWS, _power(n * g * d))
     return rows, cols, _parts(n * g * d, rows), _parts(s, cols)
 
 
@@ -242,7 +244,7 @@ def _sweep(kernel: Any, x: Tensor, values: dict[str, Any]) -> None:
     """Run one sweep over x."""
     rows, cols, blocks, chunks = _sweep_shape(x)
     values |= {"chunks": chunks, "ROWS": rows, "COLS": cols}
-    _run(kernel, blocks * chunks, max(1, rows * cols // ELEMENTS), x, values)
+    _run(kernel, blocks * chunks, max(1, rows * cols // ELEMENTS, rows // ROWS), x, values)
 
 
 def _sweep_sums(kernel: Any, count: int, x: Tensor, values: dict[str, Any]) -> Tensor:

@@ -79,7 +79,8 @@ def _entry(
 ):  # fmt: skip
     """Return where a block of a group's chunks is, how many columns each has, and its mask."""
     i = start + tl.arange(0, BLOCK)
-    row = (i // chunks) * C + group if BATCH else i // chunks + group * D
+    sample = (i // chunks).to(tl.int64)
+    row = sample * C + group if BATCH else sample + group * D
     chunk = i % chunks
     inside = i < entries
     left = S - chunk * COLS

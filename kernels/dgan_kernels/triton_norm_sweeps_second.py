@@ -44,6 +44,7 @@ def second_sums_kernel(
     q = e * w
     l = e * vw  # noqa: E741 - the formula's name
     at += sums_ptr
+    size = tl.cast(size, tl.int64)  # 9 of them exceed 32 bits long before one does
     tl.store(at, tl.sum(v, 1), mask=inside)
     tl.store(at + size, tl.sum(xh * v, 1), mask=inside)
     tl.store(at + 2 * size, tl.sum(q, 1), mask=inside)
@@ -70,6 +71,7 @@ def second_kernel(
     """Compute d_dy, d_x and each chunk's sums for weight and bias from the totals of the groups."""
     rows, inside, offsets, mask, at = _tile(R, S, chunks, ROWS, COLS)
     xh, r = _standardised(x_ptr, offsets, mask, stats_ptr, groups, rows, inside, C, D, BATCH)
+    groups = tl.cast(groups, tl.int64)  # as `size` above
     mean_xv = _of_group(totals_ptr + groups, rows, inside, C, D, BATCH) / count
     mean_xq = _of_group(totals_ptr + 3 * groups, rows, inside, C, D, BATCH) / count
     kappa = _of_group(totals_ptr + 4 * groups, rows, inside, C, D, BATCH) / count

@@ -1,5 +1,6 @@
 """Kernels compiled for GPUs that are not here, and what their code tells."""
 
+import functools
 import pathlib
 import re
 import subprocess
@@ -19,6 +20,13 @@ BOUNDS = pytest.mark.xfail(
 
 def compile_for(arch, kernel, signature, constants, aligned, **options):
     """Compile `kernel` for sm_`arch`: what is `aligned`, and no constant, is a multiple of 16."""
+    named = (tuple(sorted(d.items())) for d in (signature, constants, options))
+    return _compiled(arch, kernel, *named, frozenset(aligned))
+
+
+@functools.cache  # tests ask for the same code; Triton's own cache reads it from files again
+def _compiled(arch, kernel, *items):
+    (signature, constants, options), aligned = map(dict, items[:3]), items[3]
     names = kernel.arg_names
     source = ASTSource(
         fn=kernel,
@@ -29,6 +37,7 @@ def compile_for(arch, kernel, signature, constants, aligned, **options):
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 
+@functools.cache
 def resources(cubin):
     """Return the registers, and the bytes of stack, of a thread."""
     tool = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
