@@ -15,8 +15,8 @@ if TRITON:
 else:
     kernels = None
 
-WIDEST_HEAD = {2: 256, 4: 128}
-"""By the bytes of an element; float32 of more channels would not fit in shared memory."""
+WIDEST_HEAD = {2: 256, 4: 64}
+"""By the bytes of an element; float32 of more channels would not fit in registers."""
 NAMES = ("query", "key", "value", "query_tangent", "key_tangent", "value_tangent")
 
 
@@ -40,8 +40,13 @@ def attention_jvp(
 
     as two plain tensors, for a pass that carries tangents beside values; an ordinary backward pass
     through both then gives, for example, the gradient of a gradient penalty. FlashAttention-2
-    (Dao 2023) with the tangent of Lu and Song (2024), and a backward pass for both outputs, which
-    public kernels lack. Memory is linear in both lengths, forward and backward, in either backend.
+    (Dao 2023) with the tangent of Lu and Song (2024), and a backward pass for both outputs.
+    Memory is linear in both lengths, forward and backward, in either backend.
+
+    Why not a maintained package: their tangents are made for consistency models, which hold them
+    constant. rCM's kernel detaches the tangents; jvp_flash_attention's backward pass ignores the
+    cotangent of output_tangent. With either, the gradient of a penalty in forward mode, all of
+    which comes through output_tangent, would be zero without a word.
 
     Args:
         query: [*, L, d], by custom [N, heads, L, d]; float16, bfloat16, float32 or float64. Any
@@ -54,8 +59,8 @@ def attention_jvp(
         scale: what the logits are multiplied with; None for 1/√d.
         is_causal: whether query i sees only keys 0 to i.
         backend: "triton", "reference" (plain PyTorch in blocks of queries), or None to choose:
-            Triton for 16-bit tensors with d up to 256 and 32-bit with d up to 128 on a GPU, else
-            the reference.
+            Triton for 16-bit tensors with d up to 256 and 32-bit with d up to 64 on a GPU, else the
+            reference.
 
     Returns:
         output and output_tangent, both of query's shape and dtype, and where query is dense of its

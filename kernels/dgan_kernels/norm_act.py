@@ -12,9 +12,9 @@ from dgan_kernels.native_norm_act import native_norm_act, serves
 from dgan_kernels.reference import ACTIVATIONS
 
 if TRITON:
-    from dgan_kernels.triton_norm_act import RESIDENT, launch
+    from dgan_kernels.triton_norm_act import WIDEST, launch
 else:
-    RESIDENT, launch = 8192, None
+    WIDEST, launch = 4096, None
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -83,7 +83,7 @@ def norm_act(
         torch.func or forward_ad inside torch.compile, run in plain PyTorch.
         instance, group and batch norm read contiguous memory with dim=1: channels_last is copied,
         and their result is contiguous. layer, rms and pixel read channels_last in place.
-        More than 8,192 channels in layer, rms or pixel: the gradients of weight and bias take
+        More than 4,096 channels in layer, rms or pixel: the gradients of weight and bias take
         memory for 2 float32 tensors of x's size.
         Batch norm keeps no running statistics. A weight of another dtype than x is refused rather
         than promoted.
@@ -126,7 +126,7 @@ def _channel_moved(x: Tensor, over: str, dim: int) -> tuple[Tensor, int]:
     last = x.movedim(dim, -1)
     # Statistics of one position are read in place where C is last in memory, whatever the shape
     # says (channels_last); too many for the chip are read as one group, which has C last.
-    if last.is_contiguous() or x.shape[dim] > RESIDENT:
+    if last.is_contiguous() or x.shape[dim] > WIDEST:
         return last, x.ndim - 1
     return x, dim
 
@@ -137,7 +137,7 @@ def _view(x: Tensor, at: int, over: str, groups: int, per_sample: bool) -> tuple
     outer = math.prod(x.shape[:at])
     if over != "channels":
         return x.reshape(outer, groups, channels // groups, inner), over
-    if channels > RESIDENT:
+    if channels > WIDEST:
         return x.reshape(outer, 1, channels, 1), "group"
     samples = x.shape[0] if per_sample else 1
     return x.reshape(samples, outer // max(samples, 1), channels, inner), over

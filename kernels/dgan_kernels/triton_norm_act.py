@@ -18,9 +18,9 @@ from dgan_kernels import reference_norm_act as reference
 from dgan_kernels import triton_norm_launch as kernels
 from dgan_kernels.autograd import Gradients, Launch, Via
 from dgan_kernels.reference_norm_act import MaybeTensor
-from dgan_kernels.triton_norm_launch import RESIDENT, resident_tiles
+from dgan_kernels.triton_norm_launch import WIDEST, resident_tiles
 
-__all__ = ["RESIDENT", "launch"]
+__all__ = ["WIDEST", "launch"]
 
 
 def launch(x: Tensor, weight: MaybeTensor, bias: MaybeTensor, *constants: Any) -> Tensor:

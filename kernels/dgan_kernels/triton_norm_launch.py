@@ -17,14 +17,16 @@ from dgan_kernels.rank_mean import ranks_in, sum_over_ranks
 from dgan_kernels.reference import ACTIVATIONS
 from dgan_kernels.reference_norm_act import MaybeTensor, sums_shape
 
-RESIDENT = 8192  # elements of a tile; the double backward pass spills registers from 16,384
+RESIDENT = 8192  # elements of a tile; the double backward pass spills registers from 16,384,
+NARROW = 2  # bytes of an element at the most; in float32 from 8192 in several rows
+WIDEST = 4096  # channels of a position; beyond it, sums for weight and bias spill too
 TILE = 2048  # what a program takes where groups are smaller
 SWEEP = 4096  # and where a group takes several programs,
 SWEEP_ROWS = 256  # of so many rows at most: each has a dozen numbers of its own in registers,
 ROWS = 32  # one to a thread
 PROGRAMS = 512  # that sum over positions: enough to fill a GPU, few enough to add up cheaply
 COMBINE = 1024  # chunks of a group that are combined at a time
-ELEMENTS = 512  # of a tile to a warp, 16 to a thread; half of them where a kernel holds more
+ELEMENTS = 512  # of a tile to a warp, 16 to a thread
 
 # Fused multiply-add, said explicitly because Triton's default is about to change. Formulas here do
 # not depend on it: nothing subtracts two products that should cancel exactly.
@@ -43,9 +45,13 @@ class Tiles:
     inner: int
     whole: bool = False
 
-    def warps(self, elements: int = ELEMENTS) -> int:
-        """Return how many warps take a tile, at ``elements`` each."""
-        return min(32, max(1, self.rows * self.cols // elements))
+    def warps(self) -> int:
+        """Return how many warps take a tile."""
+        return min(32, max(1, self.rows * self.cols // ELEMENTS))
+
+    def warps_summing(self) -> int:
+        """Return the same where a program adds up sums; of more than 8, each has 128 registers."""
+        return min(8, max(1, self.rows * self.cols * 2 // ELEMENTS))
 
     def programs(self, summing: bool) -> tuple[int, int]:
         """Return how many programs share a run, and how many tiles each takes."""
@@ -65,7 +71,8 @@ def resident_tiles(x: Tensor, over: str, affine: bool = True) -> Tiles | None:
         # and bias, with their sums, take registers too.
         rows = TILE // cols if s == 1 else min((SWEEP if affine else RESIDENT) // cols, 32)
         return Tiles(max(1, min(rows, _power(g * s))), cols, n, g * s, d, s)
-    if over == "batch" or _power(d) * _power(s) > RESIDENT:
+    most = RESIDENT if d == 1 or x.element_size() <= NARROW else RESIDENT // 2
+    if over == "batch" or _power(d) * _power(s) > most:
         return None
     if d > 1:
         return Tiles(_power(d), _power(s), n * g, d, s, 1, whole=True)
@@ -227,7 +234,7 @@ def _resident(kernel: Any, x: Tensor, values: dict[str, Any], summing: bool = Fa
         "inner": tiles.inner, "WHOLE": tiles.whole, "ROWS": tiles.rows, "COLS": tiles.cols,
         "sums_ptr": sums, "size": sums.numel() // 2,
     }  # fmt: skip
-    warps = tiles.warps(ELEMENTS // 2 if adds else ELEMENTS)
+    warps = tiles.warps_summing() if adds else tiles.warps()
     _run(kernel, tiles.runs * chunks, warps, x, values)
     return sums.sum(2).view(shape) if adds else sums
 

@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="triton is not installed: there is nothing 
 if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
-from compiled import BOUNDS, compile_for, resources
+from compiled import BOUNDS, compile_for, resources, widths
 
 from dgan_kernels import triton_attention_jvp as kernels
 from dgan_kernels import triton_attention_jvp_launch as launch
@@ -67,6 +67,10 @@ def test_16_bits_do_not_spill(name, width, arch):
         assert stack == 0
         assert shared <= SHARED[arch]
         assert re.search(r"mma\.sync|wgmma|tcgen05\.mma", ptx)
+        # Rows move 16 bytes at a time; what is narrower is a number of a row, in float32.
+        assert not re.search(r"\b(ld|st)\.global\S*\.b(8|16)\b", ptx)
+        assert widths(ptx, "ld")[0] >= 4
+        assert widths(ptx, "st")[1] <= 2
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -78,6 +82,9 @@ def test_causal_does_not_spill(name):
 @pytest.mark.parametrize("name", KERNELS)
 def test_float32_runs_on_tensor_cores(name):
     config = launch.FLOAT32[64][KERNELS.index(name)]
-    ptx, _, _, shared = compile_kernel(name, "fp32", 64, config, 80, dot="tf32x3")
-    assert "mma.sync" in ptx
-    assert shared <= SHARED[80]
+    for arch in TABLES:
+        ptx, _, stack, shared = compile_kernel(name, "fp32", 64, config, arch, dot="tf32x3")
+        assert "mma.sync" in ptx
+        assert shared <= SHARED[arch]
+        # The query kernel has all 255 registers of a thread, and on sm_100 lacks six.
+        assert stack <= (24 if (name, arch) == ("query_kernel", 100) else 0)

@@ -16,8 +16,8 @@ pytestmark = [
 @pytest.mark.parametrize("width", [8, 64, 72, 128, 256])
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_values_and_gradients(width, dtype, is_causal):
-    if width > 128 and dtype == torch.float32:
-        pytest.skip("float32 has kernels up to 128 channels")
+    if width > 64 and dtype == torch.float32:
+        pytest.skip("float32 has kernels up to 64 channels")
     for length, keys in ((300, 300), (77, 300), (300, 77), (1, 1)):
         case = inputs(length, keys, width, dtype=dtype, device="cuda")
         assert_close(*case, 2 * TOLERANCE[dtype], "triton", is_causal=is_causal)

@@ -47,8 +47,9 @@ def compile_kernel(name, dtype, act, layout, arch, clamp=True):
     return compiled.asm["ptx"], *resources(compiled.asm["cubin"])
 
 
-@pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize("dtype", ACCESSES)
+@pytest.mark.parametrize(
+    ("dtype", "arch"), [("fp16", 90), *((d, a) for d in ("bf16", "fp32") for a in (80, 90, 100))]
+)
 @pytest.mark.parametrize("name", POINTERS)
 @pytest.mark.parametrize("layout", ["planes", "channels_last"])
 def test_loads_are_wide_and_nothing_spills(name, dtype, layout, arch):
@@ -121,8 +122,9 @@ def compile_scaled(name, dtype, act, layout, arch=90, operands=True, sizes=(512,
     return compiled.asm["ptx"], *resources(compiled.asm["cubin"])
 
 
-@pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize("dtype", ACCESSES)
+@pytest.mark.parametrize(
+    ("dtype", "arch"), [("fp16", 90), *((d, a) for d in ("bf16", "fp32") for a in (80, 90, 100))]
+)
 @pytest.mark.parametrize("name", SCALED)
 @pytest.mark.parametrize("layout", ["planes", "channels_last"])
 def test_scaled_loads_are_wide_and_nothing_spills(name, dtype, layout, arch):

@@ -62,22 +62,26 @@ def test_rows_are_read_wide_and_nothing_spills(name, dtype, arch):
     assert registers <= 56
 
 
+# Per kernel: constants, tensors of x's size that are read.
 STDDEV = {
-    "forward": (stddev.sum_kernel, {"TANGENT": False}),
-    "tangent": (stddev.sum_kernel, {"TANGENT": True}),
-    "backward": (stddev.backward_kernel, {}),
-    "second": (stddev.second_kernel, {}),
+    "forward": (stddev.sum_kernel, {"TANGENT": False}, 1),
+    "tangent": (stddev.sum_kernel, {"TANGENT": True}, 2),
+    "backward": (stddev.backward_kernel, {}, 1),
+    "second": (stddev.second_kernel, {}, 2),
 }
 
 
 @pytest.mark.parametrize("arch", [80, 90, 100])
 @pytest.mark.parametrize("rows", [4, 64])
 @pytest.mark.parametrize("name", STDDEV)
-def test_minibatch_stddev_does_not_spill(name, rows, arch):
-    kernel, constants = STDDEV[name]
+def test_minibatch_stddev_is_read_wide_and_does_not_spill(name, rows, arch):
+    kernel, constants, reads = STDDEV[name]
     constants = constants | {"ROWS": rows, "BLOCK": stddev.TILE // rows}
     for dtype in ("bf16", "fp32"):
-        _, registers, stack = compile_kernel(kernel, dtype, arch, constants)
+        ptx, registers, stack = compile_kernel(kernel, dtype, arch, constants)
         assert stack == 0
+        number = name in ("backward", "second")  # that of a group and set
+        assert widths(ptx, "ld") == (reads * ACCESSES[dtype], number)
+        assert widths(ptx, "st") == (number * ACCESSES[dtype], name != "backward")
         # Seven such programs to an SM; at 4×4 pixels a batch is fewer than there are SMs.
         assert registers <= 72
