@@ -13,6 +13,7 @@ import torch.distributed as dist
 from matrix_cases import CASES, Network, images
 from matrix_samples import samples
 from torch._subclasses import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 import dgan_kernels
 
@@ -24,20 +25,25 @@ REGISTERED = sorted(
 
 # Where a kernel has no further derivative, and where a tangent's kernel has no tangent.
 CURVED = {
-    "bias_act silu", "bias_act scale, noise", "norm_act group", "norm_act instance",
-    "norm_act layer", "norm_act rms", "norm_act pixel", "norm_act batch", "upsample2d",
+    "bias_act silu", "bias_act channels_last", "bias_act scale, noise", "norm_act group",
+    "norm_act instance", "norm_act layer", "norm_act rms", "norm_act pixel", "norm_act batch",
+    "norm_act batch over ranks", "norm_act AdaLN", "norm_act group in two sweeps", "upsample2d",
     "upfirdn2d", "minibatch_stddev", "modulated_conv2d",
 }  # fmt: skip
-HIGHER = {routes.third_order: CURVED, routes.reverse_over_forward_over_forward: CURVED}
+HIGHER = dict.fromkeys(
+    [routes.third_order, routes.third_order_func, routes.third_order_compiled,
+     routes.reverse_over_forward_over_forward], CURVED,
+)  # fmt: skip
 ONCE = {
     routes.first_order, routes.checkpointed_first_order, routes.sharded_first_order,
     routes.autocast_first_order,
 }  # fmt: skip
 """The routes of attention_jvp, which is a tangent by itself."""
+STATIC = ("test_schema", "test_faketensor", "test_autograd_registration")
 TRANSFORMED = {
     routes.forward_over_reverse, routes.reverse_over_forward_over_forward, routes.torch_func_grad,
     routes.torch_func_grad_twice, routes.vmapped_batches, routes.reverse_over_forward,
-    routes.reverse_over_torch_func_jvp,
+    routes.reverse_over_torch_func_jvp, routes.third_order_func,
 }  # fmt: skip
 """Refused by PyTorch, in its own words, as its Function says nothing of them."""
 
@@ -50,8 +56,12 @@ def refusal(route, case):
         if route in TRANSFORMED:
             return RuntimeError, "functorch transforms|setup_context|jvp function"
         return NotImplementedError, "differentiated once"
+    if case == "norm_act batch over ranks" and route is routes.compiled_torch_func:
+        return torch._dynamo.exc.Unsupported, "custom jvp"
     if case in HIGHER.get(route, ()):
-        return NotImplementedError, "backend='reference'"
+        compiled = route is routes.third_order_compiled
+        error = torch._dynamo.exc.BackendCompilerFailed if compiled else NotImplementedError
+        return error, "backend='reference'"
     return None
 
 
@@ -105,11 +115,19 @@ def forms(case, tensors, how):
 
 @pytest.mark.parametrize("name", REGISTERED)
 def test_opcheck(name):
+    """Also of what the kernels' own fakes say; and of their compiled derivatives, where any."""
+    last = name.endswith("_second") or name in ("interpolate", "penalty_direction")
     op = getattr(torch.ops.dgan_kernels, name).default
-    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
     for args in samples(op._schema):
         leaves = [a.requires_grad_() if isinstance(a, torch.Tensor) else a for a in args]
-        torch.library.opcheck(op, leaves, test_utils=tests)
+        if not last:
+            torch.library.opcheck(op, leaves)
+            continue
+        with pytest.raises(NotImplementedError, match="backend='reference'"):
+            sum(t.sum() for t in tree_leaves(op(*leaves))).backward()
+        torch.library.opcheck(op, leaves, test_utils=STATIC)
+        constants = [a.detach() if isinstance(a, torch.Tensor) else a for a in args]
+        torch.library.opcheck(op, constants, test_utils="test_aot_dispatch_dynamic")
 
 
 def test_nothing_is_left_out():

@@ -4,6 +4,7 @@ A case is a function of (x, weight, bias, backend): x [N, C, H, W], weight and b
 """
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import dgan_kernels as k
@@ -16,6 +17,16 @@ def _norm(norm, act, **options):
     return lambda x, w, b, how: k.norm_act(
         x, w, b, norm=norm, act=act, eps=0.1, dim=1, backend=how, **options
     )
+
+
+def _adaptive_layer_norm(x, w, b, how):
+    scale, shift = w + x.mean((2, 3)), b - x.square().mean((2, 3))
+    return k.norm_act(x, scale, shift, norm="layer", act="gelu", eps=0.1, dim=1, backend=how)
+
+
+def _norm_over_ranks(x, w, b, how):
+    group = dist.group.WORLD
+    return k.norm_act(x, w, b, norm="batch", act="silu", eps=0.1, process_group=group, backend=how)
 
 
 def _interpolate(x, w, b, how):
@@ -49,6 +60,7 @@ CASES = {
         x, b, act="leaky_relu", gain=1.5, clamp=2.0, backend=how
     ),
     "bias_act silu": lambda x, w, b, how: k.bias_act(x, b, act="silu", clamp=2.0, backend=how),
+    "bias_act channels_last": lambda x, w, b, how: k.bias_act(x, b, act="silu", backend=how),
     "bias_act scale, noise": lambda x, w, b, how: k.bias_act(
         x, b, act="silu", clamp=2.0, backend=how, scale=x.mean((2, 3)) + w, noise=x.sum(1, True)
     ),
@@ -58,6 +70,9 @@ CASES = {
     "norm_act rms": _norm("rms", "linear"),
     "norm_act pixel": _norm("pixel", "leaky_relu"),
     "norm_act batch": _norm("batch", "silu"),
+    "norm_act batch over ranks": _norm_over_ranks,
+    "norm_act AdaLN": _adaptive_layer_norm,
+    "norm_act group in two sweeps": _norm("group", "silu", groups=1),
     "upsample2d": lambda x, w, b, how: k.upsample2d(x, TAPS, bias=b, act="silu", backend=how),
     "downsample2d": lambda x, w, b, how: k.downsample2d(x, TAPS, down=(2, 1), bias=b, backend=how),
     "filter2d": lambda x, w, b, how: k.filter2d(x, TILTED, backend=how),
@@ -99,7 +114,10 @@ class Network(nn.Module):
 def images(case):
     """Return few enough that a kernel is a program or two: the interpreter takes long for each."""
     filtered = case in ("upsample2d", "downsample2d", "filter2d", "upfirdn2d", "modulated_conv2d")
-    samples = 4 if case in ("minibatch_stddev", "norm_act batch") else 2
-    height = 2 if samples == 2 and not filtered else 1
-    x = torch.randn(samples, 2, height, 2, generator=torch.Generator().manual_seed(1))
-    return x.to(memory_format=torch.channels_last) if filtered else x
+    coupled = case in ("minibatch_stddev", "norm_act batch", "norm_act batch over ranks")
+    samples, height, width = (4, 1, 2) if coupled else (2, 1 if filtered else 2, 2)
+    if case.endswith("two sweeps"):
+        height, width = 1, 1025  # which counts as 2048, and of four channels a chip holds 4096
+    x = torch.randn(samples, 2, height, width, generator=torch.Generator().manual_seed(1))
+    last = filtered or case.endswith("channels_last")
+    return x.to(memory_format=torch.channels_last) if last else x

@@ -178,6 +178,24 @@ def third_order(D, x):
     h.square().sum().backward()
 
 
+def third_order_func(D, x):
+    params = dict(D.named_parameters())
+    f = lambda x: functional_call(D, params, (x,)).square().sum()  # noqa: E731
+    g = lambda x: grad(f)(x).square().sum()  # noqa: E731
+    grad(g)(x).square().sum().backward()
+
+
+def third_order_compiled(D, x):
+    def loss(x):
+        (g,) = torch.autograd.grad(D(x).square().sum(), x, create_graph=True)
+        (h,) = torch.autograd.grad(g.square().sum(), x, create_graph=True)
+        return h.square().sum()
+
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        compiled(x.clone().requires_grad_()).backward()
+
+
 PLAIN = {
     **dict.fromkeys([*ROUTES, sharded, autocast], reverse_over_reverse),
     vmapped_batches: batch_by_batch,
@@ -186,6 +204,8 @@ PLAIN = {
          compiled_first_order], first_order
     ),
     compiled_for_any_size: two_sizes,
+    third_order_func: third_order,
+    third_order_compiled: third_order,
     **{route: route for route in
        (forward_over_reverse, reverse_over_forward_over_forward, third_order)},
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Batch norm with statistics over ranks: real processes, on the CPU."""
+"""Statistics over ranks, and sharded networks: real processes, on the CPU."""
 
 import os
 import pathlib
@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import pytest
 from interpreter import need_interpreter
 
 need_interpreter()
@@ -13,14 +14,18 @@ need_interpreter()
 HERE = pathlib.Path(__file__).parent
 
 
-def test_two_ranks_are_one_batch():
+SCRIPTS = sorted(path.name for path in HERE.glob("interpreted_*_ranks.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_two_ranks(script):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, str(HERE / "interpreted_norm_act_ranks.py"), str(port)]
+    command = [sys.executable, str(HERE / script), str(port)]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, cwd=HERE, timeout=120
+        command, env=environment, capture_output=True, text=True, cwd=HERE, timeout=600
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     assert "ranks agree" in done.stdout
