@@ -85,6 +85,9 @@ def build_task(
             features_layer(discriminator)
         except ValueError as error:
             raise ValueError(f"--task.generator feature_matching: {error}") from None
+    # The networks' layers have theirs from `build_network`. Handed down rather than set around the
+    # step: neither compiled code nor what recomputes in autograd's threads would see that.
+    backend = None if recipe.train.kernels else "reference"
     penalty = {k: v for k, v in shallow(recipe.penalty).items() if k not in ("check", "augmented")}
     low, high = recipe.balance.low, recipe.balance.high
     weights = {k: v for k, v in shallow(recipe.regularizers).items() if k != "clip"}
@@ -93,12 +96,12 @@ def build_task(
         smoothing=recipe.task.smoothing,
         matches_features=recipe.task.generator == "feature_matching",
         latents=recipe.task.latents,
-        penalty=Penalty(**penalty, over_ranks=over_ranks),
+        penalty=Penalty(**penalty, over_ranks=over_ranks, backend=backend),
         z_dim=latent_size(generator, recipe.generator.network),
         conditional=recipe.data.classes > 0,
         # A network that does not say otherwise may couple the samples of a batch.
         separate=getattr(discriminator, "couples_samples", True),
-        augmentation=Augmentation(**shallow(recipe.augment), device=world.device),
+        augmentation=Augmentation(**shallow(recipe.augment), device=world.device, backend=backend),
         penalise_augmented=recipe.penalty.augmented,
         regularizers=Regularizers(**weights),
         balance=Balance(recipe.balance.by, Band(low=low, high=high, most=recipe.balance.most)),

@@ -65,7 +65,8 @@ class VirtualBatchNorm(Fused):
         normal = (
             (moved - mean) * (spread + self.eps).rsqrt() * self.weight.to(wide.dtype).view(shape)
         )
-        return bias_act(normal.to(x.dtype), self.bias.to(x.dtype), act=self.act, gain=1.0)
+        bias = self.bias.to(x.dtype)
+        return bias_act(normal.to(x.dtype), bias, act=self.act, backend=self.backend)
 
     def extra_repr(self) -> str:
         """Shown by `print(network)`."""

@@ -42,7 +42,14 @@ CENTRE = sum(index * tap for index, tap in enumerate(SYM6)) / sum(SYM6) - DELAY
 On an image that is turned between the two passes, the difference would show as a shift."""
 
 
-def adaptive_augment(images: Tensor, uniform: Tensor, p: Tensor, groups: str = "bgc") -> Tensor:
+def adaptive_augment(
+    images: Tensor,
+    uniform: Tensor,
+    p: Tensor,
+    groups: str = "bgc",
+    *,
+    backend: str | None = None,
+) -> Tensor:
     """Augment images as ADA does, each transform with probability p.
 
     `b`, pixel blitting: mirroring, quarter turns, translation by whole pixels up to an eighth of
@@ -55,6 +62,7 @@ def adaptive_augment(images: Tensor, uniform: Tensor, p: Tensor, groups: str = "
         uniform: `[N, ADAPTIVE_NUMBERS]` in [0, 1).
         p: a scalar; see `augment.adapted`.
         groups: which of `bgc`; each keeps its numbers whichever others are there.
+        backend: of the resampling; see `dgan_kernels.upfirdn2d`.
 
     Raises:
         ValueError: there is no such group, images are not square or of other channels, or
@@ -78,7 +86,7 @@ def adaptive_augment(images: Tensor, uniform: Tensor, p: Tensor, groups: str = "
     if "b" in groups:
         images = _blitted(images, blit, p)
     if "g" in groups:
-        images = _warped(images, geometry, p)
+        images = _warped(images, geometry, p, backend)
     if "c" in groups:
         images = _recolored(images, color, p)
     return images
@@ -101,7 +109,7 @@ def _blitted(x: Tensor, uniform: Tensor, p: Tensor) -> Tensor:
     return picked(x, rows.squeeze(1), columns.squeeze(1))
 
 
-def _warped(x: Tensor, uniform: Tensor, p: Tensor) -> Tensor:
+def _warped(x: Tensor, uniform: Tensor, p: Tensor, backend: str | None) -> Tensor:
     # One of two rotations falls on an image with probability p, so each with this.
     rotated = 1 - (1 - p).sqrt()
     chances = torch.stack([p, rotated, p, rotated, p])
@@ -122,9 +130,9 @@ def _warped(x: Tensor, uniform: Tensor, p: Tensor) -> Tensor:
     rows, columns = (i / scale + (size - 1) / 2 for i in (rows, columns))
 
     taps = torch.tensor(SYM6, device=x.device, dtype=torch.float32) / math.sqrt(2)
-    fine = _refined(x, taps)
+    fine = _refined(x, taps, backend)
     inside = [_reflected(i.squeeze(1), size) * 2 + CENTRE for i in (rows, columns)]
-    warped = upfirdn2d(_bilinear(fine, *inside), taps, down=2, flip_filter=True)
+    warped = upfirdn2d(_bilinear(fine, *inside), taps, down=2, flip_filter=True, backend=backend)
     touched = torch.stack(gates).amax(0) > 0
     return torch.where(touched, warped, x)
 
@@ -179,7 +187,7 @@ def _reflected(position: Tensor, size: int) -> Tensor:
     return last - (position.remainder(2 * last) - last).abs() if size > 1 else position * 0
 
 
-def _refined(x: Tensor, taps: Tensor) -> Tensor:
+def _refined(x: Tensor, taps: Tensor, backend: str | None) -> Tensor:
     """x `[N, C, H, H]` at twice the resolution: pixel j lies at (j − CENTRE)/2 of x's grid."""
     size, margin = x.shape[2], (DELAY + 1) // 2
     around = torch.arange(-margin, size + margin, device=x.device, dtype=torch.float32)
@@ -189,7 +197,8 @@ def _refined(x: Tensor, taps: Tensor) -> Tensor:
     skipped = DELAY + 2 * margin
     left = len(taps) - 1 - skipped
     right = DELAY - 2 * margin
-    return upfirdn2d(x, taps, up=2, padding=(left, right, left, right), gain=4.0)
+    padding = (left, right, left, right)
+    return upfirdn2d(x, taps, up=2, padding=padding, gain=4.0, backend=backend)
 
 
 def _bilinear(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ def check_penalty(
     one_sided: bool = False,
     tolerance: float | None = None,
     seed: int = 0,
+    backend: str | None = None,
 ) -> float:
     """Compare the penalty's gradient with a finite difference of the penalty's value.
 
@@ -57,7 +58,7 @@ def check_penalty(
     kinks raise the error that is found, and so does the rounding of 16 bits, to about 0.03.
 
     Args:
-        discriminator, x, conditions, kind, method, one_sided: as for `gradient_penalty`.
+        discriminator, x, conditions, kind, method, one_sided, backend: as for `gradient_penalty`.
         tolerance: relative error of the gradient that is accepted; by default 0.03, and 0.1 where
             the weights are of 16 bits.
         seed: of the directions.
@@ -71,14 +72,14 @@ def check_penalty(
         ValueError: the penalty or its gradient is zero, so that nothing can be compared.
     """
     parts = _trainable(discriminator)
-    options = {"kind": kind, "method": method, "one_sided": one_sided}
+    options = {"kind": kind, "method": method, "one_sided": one_sided, "backend": backend}
     _free_gathered(discriminator)
     turn_back = same_randomness(discriminator, x.device)
     with _rounded_kinks(discriminator, x):
 
         def value() -> float:
             gradient = input_gradient(discriminator, x.detach(), conditions)
-            penalty = penalty_of(squared_norm(gradient).double(), kind, one_sided)
+            penalty = penalty_of(squared_norm(gradient, backend=backend).double(), kind, one_sided)
             turn_back()
             _free_gathered(discriminator)
             return _mean_over_ranks(penalty, discriminator)

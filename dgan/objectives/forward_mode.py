@@ -24,7 +24,11 @@ Tangents = list[tuple[int, Tensor]]
 
 
 def value_and_tangent(
-    function: Callable[..., Tensor], x: Tensor, direction: Tensor, *conditions: Any
+    function: Callable[..., Tensor],
+    x: Tensor,
+    direction: Tensor,
+    *conditions: Any,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """f(x) and ∂f(x)·direction; reverse mode may differentiate both in f's parameters.
 
@@ -33,11 +37,12 @@ def value_and_tangent(
         x: floating point, detached.
         direction: of the shape and dtype of `x`, detached.
         conditions: further arguments, without tangent.
+        backend: of the kernels that replace PyTorch's operators; see `dgan_kernels.attention_jvp`.
 
     Raises:
         ValueError: an operator has no forward mode, or the result does not depend on `x`.
     """
-    with _tangents_through(function):
+    with _tangents_through(function, backend):
         try:
             result = function(forward_ad.make_dual(x, direction), *conditions)
         except NotImplementedError as error:
@@ -97,14 +102,14 @@ def is_checkpointed(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _tangents_through(function: Callable[..., Any]) -> Iterator[None]:
+def _tangents_through(function: Callable[..., Any], backend: str | None) -> Iterator[None]:
     """Let dual numbers through every module that `function` reaches."""
     with ExitStack() as stack:
         stack.enter_context(_dual_level())
-        stack.enter_context(differentiable_tangents())
+        stack.enter_context(differentiable_tangents(backend))
         for module in modules_of(function):
             stack.enter_context(_plain_for_hooks(module))
-            stack.enter_context(_plain_for_checkpoint(module))
+            stack.enter_context(_plain_for_checkpoint(module, backend))
         yield
 
 
@@ -164,13 +169,13 @@ def _hook_on_plain(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _plain_for_checkpoint(module: nn.Module) -> Iterator[None]:
+def _plain_for_checkpoint(module: nn.Module, backend: str | None) -> Iterator[None]:
     """Let what `module` recomputes take and give ordinary tensors, tangents beside values."""
     inner, before = _recomputed(module), module.__dict__.get("forward")
     if inner is None or hasattr(before, "carries_tangents"):
         yield
         return
-    module.forward = _checkpointing(inner)
+    module.forward = _checkpointing(inner, backend)
     try:
         yield
     finally:
@@ -179,10 +184,10 @@ def _plain_for_checkpoint(module: nn.Module) -> Iterator[None]:
             module.forward = before
 
 
-def _checkpointing(inner: Callable[..., Any]) -> Callable[..., Any]:
+def _checkpointing(inner: Callable[..., Any], backend: str | None) -> Callable[..., Any]:
     def on_plain(structure: Any, tangents: Tangents) -> tuple[Any, Tangents]:
         # Entered again here because checkpointing calls this from the backward pass.
-        with _tangents_through(inner), forward_ad._set_fwd_grad_enabled(True):
+        with _tangents_through(inner, backend), forward_ad._set_fwd_grad_enabled(True):
             args, kwargs = _join(structure, tangents)
             return _split(inner(*args, **kwargs))
 

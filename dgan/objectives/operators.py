@@ -9,6 +9,7 @@ layers of `torch.nn`.
 """
 
 import types
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,12 +112,15 @@ class Replaced(TorchFunctionMode):
         return self.table.get(func, func)(*args, **kwargs)
 
 
-def differentiable_tangents() -> Replaced:
+def differentiable_tangents(backend: str | None = None) -> Replaced:
     """A context in which tangents pass the operators of both tables exactly, and cheaply.
 
-    What is replaced around it already stays so, for example kinks that are rounded.
+    What is replaced around it already stays so, for example kinks that are rounded. `backend` is
+    that of the kernels among what replaces, as in `dgan_kernels.attention_jvp`.
     """
     outer = [m for m in _get_current_function_mode_stack() if isinstance(m, Replaced)]
     taken = {function for mode in outer for function in mode.table}
     ours = {**CHEAPER, **OPERATORS}
+    attention = F.scaled_dot_product_attention
+    ours[attention] = partial(ours[attention], backend=backend)
     return Replaced({f: ours[f] for f in ours.keys() - taken}, COMPOSITES)

@@ -51,6 +51,7 @@ def gradient_penalty(
     one_sided: bool = False,
     step: float = 1e-3,
     keep_unsharded: bool = False,
+    backend: str | None = None,
 ) -> PenaltyOutput:
     """Penalise the norm of the discriminator's gradient with respect to its input.
 
@@ -87,6 +88,7 @@ def gradient_penalty(
         step: of `difference`.
         keep_unsharded: of `forward` and `difference` under FSDP2: keep weights gathered from the
             first pass to the second, for half of the gathers and all of the weights' memory.
+        backend: of the kernels that the penalty itself takes; see `dgan_kernels.squared_norm`.
 
     Raises:
         TypeError: `x` is not floating point.
@@ -99,17 +101,21 @@ def gradient_penalty(
     if method == "double":
         if reason := why_not_double(discriminator):
             raise ValueError(f"method='double' {reason}; method='forward' is exact here")
-        return _double(discriminator, x, conditions, kind, one_sided)
+        return _double(discriminator, x, conditions, kind, one_sided, backend)
     x = x.detach()
     turn_back = same_randomness(discriminator, x.device)
     gradient = input_gradient(discriminator, x, conditions, keep_unsharded=keep_unsharded)
-    squares = squared_norm(gradient)
+    squares = squared_norm(gradient, backend=backend)
     # u = φ′(‖g‖) g/‖g‖ of each sample, the penalty's derivative in g; 0 where g is.
     centred = kind == "one_centered"
-    direction = penalty_direction(gradient, squares, kind, one_sided=one_sided and centred)
+    direction = penalty_direction(
+        gradient, squares, kind, one_sided=one_sided and centred, backend=backend
+    )
     turn_back()
     if method == "forward":
-        logits, tangent = value_and_tangent(discriminator, x, direction, *conditions)
+        logits, tangent = value_and_tangent(
+            discriminator, x, direction, *conditions, backend=backend
+        )
     else:
         logits, tangent = _difference(discriminator, x, direction, conditions, step, turn_back)
     surrogate = tangent.to(squares.dtype).sum() / len(x)
@@ -161,7 +167,12 @@ def _refuse_static_graphs(discriminator: Network) -> None:
 
 
 def _double(
-    discriminator: Network, x: Tensor, conditions: tuple, kind: Kind, one_sided: bool
+    discriminator: Network,
+    x: Tensor,
+    conditions: tuple,
+    kind: Kind,
+    one_sided: bool,
+    backend: str | None,
 ) -> PenaltyOutput:
     x = x.detach().requires_grad_(True)
     # PyTorch's fused attention has no second derivative.
@@ -171,7 +182,7 @@ def _double(
                 stack.enter_context(unwrapped(module))
         logits = discriminator(x, *conditions)
     gradient = _gradient(logits, x, create_graph=True)
-    squares = squared_norm(gradient)
+    squares = squared_norm(gradient, backend=backend)
     loss = penalty_of(squares, kind, one_sided)
     return PenaltyOutput(loss, logits, squares.detach().sqrt())
 

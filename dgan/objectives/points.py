@@ -10,13 +10,13 @@ import dgan_kernels
 from dgan.objectives.losses import OverRanks, alone
 
 
-def between(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+def between(real: Tensor, fake: Tensor, mix: Tensor, *, backend: str | None = None) -> Tensor:
     """fake + mix · (real − fake), where WGAN-GP takes its penalty.
 
     Gulrajani et al. 2017, algorithm 1. `real` and `fake` are `[N, ...]`; `mix` `[N]` is uniform
-    in [0, 1], one number a pair. Detached.
+    in [0, 1], one number a pair; `backend` as in `dgan_kernels.interpolate`. Detached.
     """
-    return dgan_kernels.interpolate(real, fake, mix.to(real.dtype))
+    return dgan_kernels.interpolate(real, fake, mix.to(real.dtype), backend=backend)
 
 
 def around(real: Tensor, uniform: Tensor, spread: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ def path_length(
     noise: Tensor,
     average: Tensor,
     method: Method = "auto",
+    backend: str | None = None,
 ) -> PenaltyOutput:
     """Mean (‖Jᵀy‖ − a)², J being the generator's Jacobian in its latents: path length.
 
@@ -40,7 +41,7 @@ def path_length(
         noise: y, standard normal, of the images' shape. Divided by √(H·W) here, as the
             published code does, so that lengths do not grow with the resolution.
         average: a, the running mean of the lengths, a scalar that begins with 0; see `advanced`.
-        method: as for `gradient_penalty`.
+        method: as for `gradient_penalty`, like `backend`.
 
     Returns:
         `loss`; `norms`, the lengths ‖Jᵀy‖ `[N]`; `logits`, which are ⟨G(w), y⟩/a.
@@ -51,7 +52,9 @@ def path_length(
     def along(latents: Tensor, *conditions: Tensor | None) -> Tensor:
         return (generator(latents, *conditions) * direction).flatten(1).sum(1)
 
-    output = gradient_penalty(along, latents, *conditions, kind="one_centered", method=method)
+    output = gradient_penalty(
+        along, latents, *conditions, kind="one_centered", method=method, backend=backend
+    )
     return PenaltyOutput(
         a.square() * output.loss, output.logits, a * output.norms, exact=output.exact
     )

@@ -246,7 +246,10 @@ LONG = 512
 
 
 def _long_attention(
-    inputs: tuple[Tensor, Tensor, Tensor], scale: float | None, is_causal: bool
+    inputs: tuple[Tensor, Tensor, Tensor],
+    scale: float | None,
+    is_causal: bool,
+    backend: str | None,
 ) -> Pair | None:
     """Output and tangent by `attention_jvp`; None for a call that it does not take or speed up."""
     query, key, value = inputs
@@ -265,7 +268,7 @@ def _long_attention(
         dtype = torch.get_autocast_dtype(query.device.type)
     primals = [x.to(dtype) for x in primals]
     moved = [None if tangent is None else tangent.to(dtype) for tangent in tangents]
-    return attention_jvp(*primals, *moved, scale=scale, is_causal=is_causal)
+    return attention_jvp(*primals, *moved, scale=scale, is_causal=is_causal, backend=backend)
 
 
 def scaled_dot_product_attention(
@@ -277,15 +280,18 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
     """As `torch.nn.functional.scaled_dot_product_attention`.
 
     Long sequences go through `dgan_kernels.attention_jvp`, whose memory is linear in their length;
-    short ones, and masks, dropout and grouped queries, keep the N×N matrix.
+    short ones, and masks, dropout and grouped queries, keep the N×N matrix. `backend` is of the
+    former.
     """
-    plain = attn_mask is None and dropout_p == 0 and not enable_gqa
-    if plain and (pair := _long_attention((query, key, value), scale, is_causal)) is not None:
-        return forward_ad.make_dual(*pair)
+    if attn_mask is None and dropout_p == 0 and not enable_gqa:
+        pair = _long_attention((query, key, value), scale, is_causal, backend)
+        if pair is not None:
+            return forward_ad.make_dual(*pair)
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = (x.repeat_interleave(repeats, -3) for x in (key, value))

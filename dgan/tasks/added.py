@@ -70,6 +70,7 @@ class Added:
         w_dim: size of the intermediate latents that the generator takes a shift of, if it does:
             path lengths are measured in them, else (0) in the latents.
         gather: the rows of all ranks, in order; for `top_k`.
+        backend: of the path length's pieces; see `dgan_kernels.squared_norm`.
         device: of `memory`.
 
     Attributes:
@@ -83,9 +84,11 @@ class Added:
         z_dim: int,
         w_dim: int = 0,
         gather: OverRanks = alone,
+        backend: str | None = None,
         device: torch.device | None = None,
     ) -> None:
         self.weights, self.z_dim, self.w_dim, self.gather = weights, z_dim, w_dim, gather
+        self.backend = backend
         zero = torch.zeros((), dtype=torch.float64, device=device)
         self.memory = {name: zero.clone() for name in MEANS}
 
@@ -173,4 +176,5 @@ class Added:
             played.labels,
             noise=played.draws.named("path length").noise(tuple(played.fake.shape[1:])),
             average=self.memory["path_length"],
+            backend=self.backend,
         )

@@ -28,6 +28,7 @@ class Augmentation:
             is this.
         kimg: of ADA, how many thousand images its probability takes from 0 to 1.
         noise: standard deviation of instance noise (Sønderby et al. 2017), over images seen.
+        backend: of ADA's resampling, as in `adaptive_augment`.
 
     Attributes:
         p: ADA's probability, a float64 scalar that is part of a checkpoint.
@@ -41,7 +42,9 @@ class Augmentation:
         kimg: float = 500.0,
         noise: Cosine | None = None,
         device: torch.device | None = None,
+        backend: str | None = None,
     ) -> None:
+        self.backend = backend
         self.kind, self.target, self.kimg = kind, target, kimg
         self.noise = constant(0.0) if noise is None else noise
         self.p = torch.zeros((), dtype=torch.float64, device=device)
@@ -66,7 +69,7 @@ class Augmentation:
         if self.kind == "diff":
             images = diff_augment(images, numbers["uniform"])
         elif self.kind == "ada":
-            images = adaptive_augment(images, numbers["uniform"], self.p)
+            images = adaptive_augment(images, numbers["uniform"], self.p, backend=self.backend)
         if "normal" in numbers:
             images = instance_noise(images, numbers["normal"], numbers["scale"])
         return images

@@ -34,6 +34,7 @@ class Penalty:
             that the optimizer needs none of their corrections.
         method: as in `gradient_penalty`, like `keep_unsharded`.
         over_ranks: of DRAGAN, whose spread is that of the global batch.
+        backend: of the kernels it takes, as in `gradient_penalty`.
     """
 
     gamma: Cosine
@@ -44,6 +45,7 @@ class Penalty:
     method: Method = "auto"
     keep_unsharded: bool = False
     over_ranks: OverRanks = alone
+    backend: str | None = None
 
     @property
     def is_taken(self) -> bool:
@@ -89,7 +91,8 @@ class Penalty:
             others = judge_of("real")(real, labels)
             return penalty, torch.cat([others, logits]), {"r2": norms.square().mean()}
         if self.points == "between":
-            points = between(real, fake, draws.named("between").uniform(1)[:, 0])
+            mix = draws.named("between").uniform(1)[:, 0]
+            points = between(real, fake, mix, backend=self.backend)
         else:
             uniform = torch.special.ndtr(draws.named("around").noise(tuple(real.shape[1:])))
             points = around(real, uniform, spread_of(real, self.over_ranks))
@@ -100,7 +103,7 @@ class Penalty:
     def _of(self, judge: Judge, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         output = gradient_penalty(
             judge, x, labels, kind=self.kind, one_sided=self.one_sided, method=self.method,
-            keep_unsharded=self.keep_unsharded,
+            keep_unsharded=self.keep_unsharded, backend=self.backend,
         )  # fmt: skip
         return output.loss, output.logits, output.norms
 

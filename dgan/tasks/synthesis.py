@@ -77,8 +77,9 @@ class Synthesis:
         self.penalise_augmented = penalise_augmented
         self.sample = sample
         self.added = Added(
-            regularizers or Regularizers(), z_dim=z_dim, w_dim=w_dim, gather=gather, device=device
-        )
+            regularizers or Regularizers(), z_dim=z_dim, w_dim=w_dim, gather=gather,
+            backend=penalty.backend, device=device,
+        )  # fmt: skip
         self.balance = balance or Balance()
         self.memory = {"p": self.augmentation.p, **self.added.memory, **self.balance.memory}
 
@@ -94,6 +95,7 @@ class Synthesis:
         return check_penalty(
             discriminator, batch[self.sample], self._labels(batch), kind=self.penalty.kind,
             one_sided=self.penalty.one_sided, method=self.penalty.method,
+            backend=self.penalty.backend,
         )  # fmt: skip
 
     def after_discriminator(self, metrics: dict[str, float], images: int) -> None:
