@@ -126,9 +126,12 @@ def gradient_penalty(
 
 
 def interpolate(real: Tensor, fake: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """A random point between each real and generated sample, where WGAN-GP takes its penalty."""
+    """A random point between each real and generated sample, where WGAN-GP takes its penalty.
+
+    Detached.
+    """
     mix = torch.rand(len(real), generator=generator, device=real.device, dtype=real.dtype)
-    return dgan_kernels.interpolate(real, fake, mix)
+    return dgan_kernels.interpolate(real.detach(), fake.detach(), mix)
 
 
 def neighbourhood(real: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -16,7 +16,8 @@ def between(real: Tensor, fake: Tensor, mix: Tensor, *, backend: str | None = No
     Gulrajani et al. 2017, algorithm 1. `real` and `fake` are `[N, ...]`; `mix` `[N]` is uniform
     in [0, 1], one number a pair; `backend` as in `dgan_kernels.interpolate`. Detached.
     """
-    return dgan_kernels.interpolate(real, fake, mix.to(real.dtype), backend=backend)
+    mix = mix.to(real.dtype)
+    return dgan_kernels.interpolate(real.detach(), fake.detach(), mix, backend=backend)
 
 
 def around(real: Tensor, uniform: Tensor, spread: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from dgan_kernels import reference_attention_jvp as reference
-from dgan_kernels.checks import DTYPES, TRITON, runs_triton
+from dgan_kernels.checks import DTYPES, TRITON, check_number, check_tensor, runs_triton
 
 if TRITON:
     from dgan_kernels import triton_attention_jvp_launch as kernels
@@ -80,9 +80,9 @@ def attention_jvp(
     """
     inputs = (query, key, value, query_tangent, key_tangent, value_tangent)
     _check(inputs)
+    if scale is not None:
+        check_number("scale", scale)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
-    if not math.isfinite(scale):
-        raise ValueError(f"scale={scale}; accepted: None, or a finite number")
     widest = WIDEST_HEAD.get(query.element_size(), query.shape[-1])
     wide = query.shape[-1] > widest
     if wide and backend == "triton":
@@ -97,6 +97,9 @@ def attention_jvp(
 
 
 def _check(inputs: tuple[Tensor | None, ...]) -> None:
+    for i, (name, x) in enumerate(zip(NAMES, inputs)):
+        if i < 3 or x is not None:
+            check_tensor(name, x)
     query, key = inputs[:2]
     assert query is not None
     assert key is not None

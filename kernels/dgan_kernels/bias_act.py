@@ -9,8 +9,11 @@ from dgan_kernels import reference
 from dgan_kernels.checks import (
     TRITON,
     check_choice,
+    check_clamp,
     check_input,
     check_like,
+    check_number,
+    check_tensor,
     check_vector,
     runs_triton,
 )
@@ -85,10 +88,8 @@ def bias_act(
         _check_scale(scale, x, dim)
     if noise is not None:
         _check_noise(noise, x, dim)
-    if not -math.inf < gain < math.inf:  # math.isfinite breaks a compiler's graph
-        raise ValueError(f"gain={gain}; accepted: a finite number")
-    if clamp is not None and not clamp >= 0:
-        raise ValueError(f"clamp={clamp}; accepted: None, or a number of at least 0")
+    check_number("gain", gain)
+    check_clamp(clamp)
     if not runs_triton(x, backend) or FORWARD is None:
         return reference.bias_act(x, bias, act, gain, clamp, dim, scale, noise)
     dim %= x.ndim
@@ -127,6 +128,7 @@ def _scaled(
 
 def _check_scale(scale: Tensor, x: Tensor, dim: int) -> None:
     """Raise unless ``scale`` is [N, C], of x's dtype and device."""
+    check_tensor("scale", scale)
     if dim % x.ndim == 0:
         raise ValueError(
             f"scale with dim={dim}; accepted: a dim beside 0, which is that of the samples"
@@ -141,6 +143,7 @@ def _check_scale(scale: Tensor, x: Tensor, dim: int) -> None:
 
 def _check_noise(noise: Tensor, x: Tensor, dim: int) -> None:
     """Raise unless ``noise`` is [N or 1, 1, *spatial] for C in ``dim``, of x's dtype and device."""
+    check_tensor("noise", noise)
     sizes = [1 if d == dim % x.ndim else size for d, size in enumerate(x.shape)]
     fits = noise.ndim == x.ndim and all(
         given == size or (d == 0 and given == 1)

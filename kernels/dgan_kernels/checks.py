@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import math
 import os
 from collections.abc import Mapping
 
@@ -33,8 +34,49 @@ def check_choice(name: str, value: object, choices: Mapping[str, object]) -> Non
     raise ValueError(f"{name}={value!r}: {hint}accepted: {', '.join(choices)}")
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Raise unless ``value`` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; accepted: a torch.Tensor")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise unless ``value`` is a finite number; a tensor's gradient would be lost."""
+    if isinstance(value, Tensor) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; accepted: a number, which has no gradient"
+        )
+    if not -math.inf < value < math.inf:  # math.isfinite breaks a compiler's graph
+        raise ValueError(f"{name}={value}; accepted: a finite number")
+
+
+def check_clamp(clamp: object) -> None:
+    """Raise unless ``clamp`` is None or a number of at least 0."""
+    if isinstance(clamp, Tensor) or not isinstance(clamp, (int, float, type(None))):
+        raise TypeError(f"clamp is a {type(clamp).__name__}; accepted: None, or a number")
+    if clamp is not None and not clamp >= 0:
+        raise ValueError(f"clamp={clamp}; accepted: None, or a number of at least 0")
+
+
+def check_constant(name: str, tensor: Tensor, operator: str) -> None:
+    """Raise where a gradient or tangent is asked for in ``tensor``, to which there is none."""
+    if has_tangent(tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
+        raise ValueError(
+            f"{name} requires a gradient, and {operator} has none for it; accepted: a constant: "
+            f"pass {name}.detach()"
+        )
+
+
+def has_tangent(tensor: Tensor) -> bool:
+    """Return whether forward mode follows ``tensor``."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
+
 def check_input(name: str, x: Tensor) -> None:
-    """Raise unless ``x`` has a supported dtype and at least two dimensions."""
+    """Raise unless ``x`` is a tensor of a supported dtype and at least two dimensions."""
+    check_tensor(name, x)
     if x.dtype not in DTYPES:
         accepted = ", ".join(str(d) for d in DTYPES)
         raise ValueError(f"{name} has dtype {x.dtype}; accepted: {accepted}")
@@ -47,6 +89,7 @@ def check_input(name: str, x: Tensor) -> None:
 
 def check_vector(name: str, vector: Tensor, x: Tensor, dim: int) -> None:
     """Raise unless ``vector`` is [C] for dimension ``dim`` of x, of x's dtype and device."""
+    check_tensor(name, vector)
     if vector.shape != x.shape[dim : dim + 1 or None]:
         raise ValueError(
             f"{name} has shape {tuple(vector.shape)}; accepted: [{x.shape[dim]}], the size of "

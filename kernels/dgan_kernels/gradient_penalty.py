@@ -4,7 +4,14 @@ import torch
 from torch import Tensor
 
 from dgan_kernels import reference_gradient_penalty as reference
-from dgan_kernels.checks import TRITON, check_choice, check_input, runs_triton
+from dgan_kernels.checks import (
+    TRITON,
+    check_choice,
+    check_constant,
+    check_input,
+    check_tensor,
+    runs_triton,
+)
 from dgan_kernels.rows import from_rows, memory_order, to_rows
 
 if TRITON:
@@ -63,8 +70,8 @@ def interpolate(real: Tensor, fake: Tensor, mix: Tensor, *, backend: str | None 
         Computed in float32 at least.
 
     Derivatives:
-        None: the arguments are detached, in reverse and forward mode, for a penalty's points are
-        constants to it.
+        None, for a penalty's points are constants to it: an argument that requires a gradient, or
+        has a tangent, is refused; pass it detached.
 
     Limits:
         `torch.lerp` reads and writes as little where ``mix`` has real's dtype; expect parity.
@@ -72,7 +79,10 @@ def interpolate(real: Tensor, fake: Tensor, mix: Tensor, *, backend: str | None 
     check_input("real", real)
     _check_same("fake", fake, "real", real)
     _check_per_sample("mix", mix, "real", real, (real.dtype, torch.float32))
+    for name, tensor in (("real", real), ("fake", fake), ("mix", mix)):
+        check_constant(name, tensor, "interpolate")
     order = memory_order(real)
+    # Detached for a recording that is switched off: nothing is to be kept for it.
     arguments = (to_rows(real.detach(), order), to_rows(fake.detach(), order), mix.detach())
     if runs_triton(real, backend) and kernels is not None:
         between = kernels.INTERPOLATE(*arguments)
@@ -107,7 +117,7 @@ def penalty_direction(
         0 where ``squares`` is 0, the subgradient there; NaN where it is NaN: nothing is hidden.
 
     Derivatives:
-        None: the arguments are detached, in reverse and forward mode.
+        None: an argument that requires a gradient, or has a tangent, is refused.
 
     Limits:
         The mean over samples is the caller's: divide by N. A float32 gradient whose squares
@@ -120,6 +130,8 @@ def penalty_direction(
         raise ValueError(
             f"one_sided=True with kind={kind!r}; accepted: only with kind='one_centered'"
         )
+    for name, tensor in (("gradient", gradient), ("squares", squares)):
+        check_constant(name, tensor, "penalty_direction")
     triton = runs_triton(gradient, backend) and kernels is not None
     if kind == "zero_centered":
         return gradient.detach()
@@ -134,6 +146,7 @@ def penalty_direction(
 
 def _check_same(name: str, t: Tensor, of: str, x: Tensor) -> None:
     """Raise unless ``t`` has the shape, dtype and device of x."""
+    check_tensor(name, t)
     for what in ("shape", "dtype", "device"):
         got, want = getattr(t, what), getattr(x, what)
         if got != want:
@@ -145,6 +158,7 @@ def _check_per_sample(
     name: str, vector: Tensor, of: str, x: Tensor, dtypes: tuple[torch.dtype, ...]
 ) -> None:
     """Raise unless ``vector`` is [N], of one of ``dtypes``, on x's device."""
+    check_tensor(name, vector)
     if vector.shape != x.shape[:1]:
         raise ValueError(
             f"{name} has shape {tuple(vector.shape)}; accepted: [{x.shape[0]}], one for each "

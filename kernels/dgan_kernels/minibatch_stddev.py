@@ -1,12 +1,10 @@
 """minibatch_stddev: tell a discriminator how much the samples of a batch differ."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from dgan_kernels import reference_minibatch_stddev as reference
-from dgan_kernels.checks import TRITON, check_input, runs_triton
+from dgan_kernels.checks import TRITON, check_input, check_number, runs_triton
 from dgan_kernels.rows import memory_order
 
 if TRITON:
@@ -64,7 +62,8 @@ def minibatch_stddev(
         raise ValueError(
             f"num_channels={num_channels}; accepted: a divisor of x's {x.shape[1]} channels"
         )
-    if not 0 < eps < math.inf:
+    check_number("eps", eps)
+    if eps <= 0:
         raise ValueError(f"eps={eps}; accepted: a finite number above 0")
     triton = runs_triton(x, backend)
     if x.numel() == 0:

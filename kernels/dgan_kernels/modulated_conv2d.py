@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgan_kernels.bias_act import bias_act
+from dgan_kernels.checks import check_tensor
 from dgan_kernels.reference_upfirdn2d import filter_size, own_dtype
 from dgan_kernels.upfirdn2d import factors, sides, upfirdn2d
 
@@ -152,6 +153,9 @@ def _centred(
 
 
 def _check(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor | None) -> None:
+    for name, tensor in (("x", x), ("weight", weight), ("styles", styles), ("bias", bias)):
+        if name != "bias" or bias is not None:
+            check_tensor(name, tensor)
     if x.ndim != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}; accepted: [N, C, H, W]")
     if weight.ndim != 4 or weight.shape[1] != x.shape[1]:
@@ -172,6 +176,7 @@ def _check(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor | None) -> No
 
 
 def _check_noise(noise: Tensor, y: Tensor) -> None:
+    check_tensor("noise", noise)
     samples, channels, height, width = y.shape
     fits = noise.ndim == 4 and all(
         given == size or (d < 2 and given == 1)

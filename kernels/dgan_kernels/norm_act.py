@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from dgan_kernels import reference_norm_act
-from dgan_kernels.checks import TRITON, check_choice, check_input, check_like, runs_triton
+from dgan_kernels.checks import (
+    TRITON,
+    check_choice,
+    check_input,
+    check_like,
+    check_number,
+    check_tensor,
+    runs_triton,
+)
 from dgan_kernels.native_norm_act import native_norm_act, serves
 from dgan_kernels.reference import ACTIVATIONS
 
@@ -97,7 +105,8 @@ def norm_act(
     for name, vector in (("weight", weight), ("bias", bias)):
         if vector is not None:
             _check_affine(name, vector, x, dim)
-    if not 0 <= eps < math.inf:
+    check_number("eps", eps)
+    if eps < 0:
         raise ValueError(f"eps={eps}; accepted: a finite number of at least 0")
     if process_group is not None and norm != "batch":
         raise ValueError(f"process_group with norm={norm!r}; accepted: only with norm='batch'")
@@ -185,6 +194,7 @@ def _group_count(norm: str, groups: int | None, channels: int) -> int:
 
 def _check_affine(name: str, vector: Tensor, x: Tensor, dim: int) -> None:
     """Raise unless ``vector`` is [C] or, where x has samples beside C, [N, C]."""
+    check_tensor(name, vector)
     channels, shape = x.shape[dim], vector.shape
     if shape != (channels,) and (dim == 0 or shape != (x.shape[0], channels)):
         accepted = [(channels,)] if dim == 0 else [(channels,), (x.shape[0], channels)]

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgan_kernels.checks import check_tensor
 from dgan_kernels.reference_gradient_penalty import wide
 
 # Reading this many elements takes a GPU about as long as starting a kernel. Smaller matrices of
@@ -122,6 +123,8 @@ def _check(weights: Sequence[Tensor], vectors: Sequence[Tensor], iterations: int
     if not (isinstance(iterations, int) and iterations >= 0):
         raise ValueError(f"iterations={iterations!r}; accepted: an integer of at least 0")
     for i, (w, u) in enumerate(zip(weights, vectors)):
+        check_tensor(f"weights[{i}]", w)
+        check_tensor(f"vectors[{i}]", u)
         if w.ndim < 2:
             raise ValueError(
                 f"weights[{i}] has shape {tuple(w.shape)}; accepted: [rows, ...], two or more "

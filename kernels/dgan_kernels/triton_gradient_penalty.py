@@ -178,7 +178,7 @@ SCALE = Launch(
     vjp=_scale_vjp, jvp=_scale_jvp,
 )  # fmt: skip
 
-# These two are only ever given detached tensors, so that nothing asks for their derivatives.
+# These two are only ever given constants, so that nothing asks for their derivatives.
 INTERPOLATE = Launch(
     "interpolate", "(Tensor real, Tensor fake, Tensor mix) -> Tensor",
     tensors=3, outputs=_like, plain=reference.interpolate,

@@ -20,7 +20,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from dgan_kernels import reference_upfirdn2d as reference
 from dgan_kernels import triton_activations as activations
@@ -159,13 +158,6 @@ def pack(filter: Tensor) -> Tensor:
     With a rank between them, a filter that vmap batches cannot be taken for one that is not.
     """
     return filter if filter.ndim == 1 else filter[None]
-
-
-def has_tangent(filter: Tensor) -> bool:
-    """Return whether forward mode follows the filter; a rule sees zeros where it does not."""
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return False
-    return forward_ad.unpack_dual(filter).tangent is not None
 
 
 def _unpacked(filter: Tensor) -> Tensor:

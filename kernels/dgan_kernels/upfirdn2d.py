@@ -1,6 +1,5 @@
 """upfirdn2d and what is built on it: change the resolution of images through a FIR filter."""
 
-import math
 from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
@@ -11,8 +10,12 @@ from dgan_kernels import native_upfirdn2d, reference, reference_upfirdn2d
 from dgan_kernels.checks import (
     TRITON,
     check_choice,
+    check_clamp,
     check_input,
+    check_number,
+    check_tensor,
     check_vector,
+    has_tangent,
     runs_triton,
 )
 
@@ -96,19 +99,17 @@ def upfirdn2d(
     filter = _filter(filter, x)
     constants = (factors("up", up), factors("down", down), sides(padding), flip_filter)
     _check_output(x, filter, *constants[:3])
-    for name, value in (("gain", gain), ("act_gain", act_gain)):
-        if not -math.inf < value < math.inf:  # isfinite would break a compiler's graph
-            raise ValueError(f"{name}={value}; accepted: a finite number")
+    check_number("gain", gain)
+    check_number("act_gain", act_gain)
     check_choice("act", act, reference.ACTIVATIONS)
-    if clamp is not None and not clamp >= 0:
-        raise ValueError(f"clamp={clamp}; accepted: None, or a number of at least 0")
+    check_clamp(clamp)
     if bias is not None:
         check_vector("bias", bias, x, 1)
     epilogue = (act, float(act_gain), None if clamp is None else float(clamp))
     if not runs_triton(x, backend) or kernels is None:
         y = native_upfirdn2d.upfirdn2d(x, filter, *constants, float(gain))
         return reference.bias_act(y, bias, *epilogue, 1)
-    if kernels.has_tangent(filter):
+    if has_tangent(filter):
         raise NotImplementedError(
             "filter has a tangent, which its kernels do not follow; ask for backend='reference'"
         )
@@ -197,8 +198,10 @@ def downsample2d(
 
 def _filter(filter: Tensor | None, x: Tensor) -> Tensor:
     """Return the filter, the single tap 1 for None; raise where it is not one."""
+    check_tensor("x", x)
     if filter is None:
         return torch.ones(1, dtype=torch.float32, device=x.device)
+    check_tensor("filter", filter)
     if filter.ndim not in (1, 2) or filter.numel() == 0:
         raise ValueError(
             f"filter has shape {tuple(filter.shape)}; accepted: [taps], applied along both axes, "

@@ -30,12 +30,14 @@ def _norm_over_ranks(x, w, b, how):
 
 
 def _interpolate(x, w, b, how):
-    return x * k.interpolate(x, 2 * x, torch.linspace(0, 1, len(x)).to(x), backend=how)
+    here = x.detach()
+    return x * k.interpolate(here, 2 * here, torch.linspace(0, 1, len(x)).to(x), backend=how)
 
 
 def _penalty_direction(x, w, b, how):
-    squares = k.squared_norm(x, backend=how)
-    return x * k.penalty_direction(x, squares, "one_centered", backend=how)
+    g = x.detach()
+    squares = k.squared_norm(g, backend=how)
+    return x * k.penalty_direction(g, squares, "one_centered", backend=how)
 
 
 def _attention_jvp(x, w, b, how):

@@ -171,7 +171,7 @@ ERRORS = {
     "tangent shape": ([Q, Q, Q, Q[:1], None, None], {}, "query_tangent has shape (1, 3, 5, 4); a"),
     "tangent dtype": ([Q, Q, Q, Q.half(), None, None], {}, "query_tangent is torch.float16 on cp"),
     "no tangent": ([Q, Q, Q, None, None, None], {}, "query_tangent, key_tangent and value_tange"),
-    "scale": ([Q, Q, Q, Q, None, None], {"scale": float("inf")}, "scale=inf; accepted: None, or"),
+    "scale": ([Q, Q, Q, Q, None, None], {"scale": float("inf")}, "scale=inf; accepted: a finite"),
     "backend": ([Q, Q, Q, Q, None, None], {"backend": "cuda"}, "backend='cuda'; accepted: None"),
     "no kernel": ([Q, Q, Q, Q, None, None], {"backend": "triton"}, "backend='triton': x is on cpu"),
     "wide heads": ([torch.zeros(1, 2, 3, 512)] * 6, {"backend": "triton"}, "backend='triton': qu"),

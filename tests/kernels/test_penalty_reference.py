@@ -13,7 +13,7 @@ from penalty_oracle import (
     point_and_direction,
 )
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
-from torch.func import jvp
+from torch.func import grad, jvp
 
 from dgan_kernels import interpolate, penalty_direction, squared_norm
 from dgan_kernels import reference_gradient_penalty as reference
@@ -69,6 +69,7 @@ def test_the_direction_is_the_penaltys_derivative(kind, one_sided):
     excess = (norms - 1).clamp(min=0) if one_sided else norms - 1
     penalty = 0.5 * norms.square() if kind == "zero_centered" else excess.square()
     (want,) = torch.autograd.grad(penalty.sum(), g)
+    g = g.detach()
     got = penalty_direction(g, squared_norm(g), kind, one_sided=one_sided)
     torch.testing.assert_close(got, want)
 
@@ -83,20 +84,34 @@ def test_zero_has_direction_zero_and_nan_stays():
     assert penalty_direction(g, squared_norm(g)).data_ptr() == g.data_ptr()
 
 
-def test_points_and_directions_are_constants():
-    x = draw(3, 4).requires_grad_()
-    mix = torch.rand(3, requires_grad=True)
-    with forward_ad.dual_level():
-        dual = forward_ad.make_dual(x, torch.ones_like(x))
-        for result in (
-            interpolate(dual, 2 * dual, mix),
-            penalty_direction(dual, squared_norm(dual), "one_centered"),
-            penalty_direction(dual, squared_norm(dual)),
-        ):
-            assert not result.requires_grad
-            assert forward_ad.unpack_dual(result).tangent is None
-    tangent = jvp(lambda x: interpolate(x, 2 * x, mix), (x.detach(),), (torch.ones(3, 4),))[1]
-    assert not tangent.any()
+POINTS = {
+    "interpolate": lambda x, y, n: interpolate(x, y, n),
+    "penalty_direction": lambda x, y, n: penalty_direction(x, n, "one_centered"),
+    "penalty_direction of R1": lambda x, y, n: penalty_direction(x, n),
+}
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_no_gradient_is_lost_in_silence(name):
+    run, constants = POINTS[name], (draw(3, 4), draw(3, 4), torch.rand(3))
+    want = run(*constants)
+    taken = (0, 1, 2) if name == "interpolate" else (0, 2)
+    for i in taken:
+        arguments = [t.clone().requires_grad_(i == j) for j, t in enumerate(constants)]
+        with pytest.raises(ValueError, match=r"requires a gradient, and .* has none for it"):
+            run(*arguments)
+        with torch.no_grad():  # where none is asked for
+            assert torch.equal(run(*arguments), want)
+        with forward_ad.dual_level():
+            arguments = list(constants)
+            arguments[i] = forward_ad.make_dual(constants[i], torch.ones_like(constants[i]))
+            with pytest.raises(ValueError, match="has none for it"):
+                run(*arguments)
+        along = lambda t, i=i: run(*constants[:i], t, *constants[i + 1 :]).sum()  # noqa: E731
+        with pytest.raises(ValueError, match="has none for it"):
+            jvp(along, (constants[i],), (torch.ones_like(constants[i]),))
+        with pytest.raises(ValueError, match="has none for it"):
+            grad(along)(constants[i])
 
 
 def test_the_ends_of_an_interpolation_are_exact():
