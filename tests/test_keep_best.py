@@ -67,7 +67,8 @@ def test_chosen_on_one_split_and_reported_on_another(
     highest = max(lines, key=lambda step: lines[step]["diversity"])
     assert steps_kept(run) == sorted({highest, 4})
 
-    outcome = dgan(capsys, "evaluate", run, "--step", "best", "--shards", test, "--all")
+    splits = ("--shards", test, "--validation", validation)
+    outcome = dgan(capsys, "evaluate", run, "--step", "best", *splits, "--all")
     assert outcome.code == 0, outcome
     path = run / f"evaluation-{highest:09d}.json"
     assert f"written to            {path}\n" in outcome.out

@@ -285,12 +285,8 @@ def test_samples_that_do_not_decode_are_counted_and_named(tmp_path: Path, capsys
 def test_a_loss_that_is_not_finite_stops_the_run(
     digits: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    recipe = write_recipe(tmp_path, "run", digits, checkpoint__every=1, train__steps=1)
-    assert dgan(capsys, "train", recipe).code == 0
-    # The same directory, edited by hand: the rate is not among what may change on the way.
     diverging = write_recipe(tmp_path, "run", digits, checkpoint__every=1, train__steps=9)
-    for path in (diverging, tmp_path / "run" / "recipe.toml"):
-        path.write_text(path.read_text().replace("start = 0.002", "start = 1e30"))
+    diverging.write_text(diverging.read_text().replace("start = 0.002", "start = 1e4"))
     message = dgan(capsys, "train", diverging).error()
     assert re.search(r"step [23]: the \w+'s update is not finite", message), message
     keys = re.search(r"rank 0: .*; samples (.*)", message)
