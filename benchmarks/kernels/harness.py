@@ -6,8 +6,9 @@ which moves more of them shows less; `of_copy` divides by a copy measured in the
 gradients of parameters are asked for as in training, and their bytes are not counted.
 """
 
+import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,9 +18,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 REPEATS, WARMUP = 30, 5
-PROVIDERS = ("eager", "compile", "ours")
-"""What a user would write; torch.compile of it, with torch.func.vjp inside where it is
-differentiated twice, the strongest that stock PyTorch has; and dgan_kernels."""
+COMPILE, FUNC = "compile", "compile(func.grad)"
+PROVIDERS = ("eager", "ours", COMPILE, FUNC)
+"""What a user would write; dgan_kernels; torch.compile of the former, which PyTorch does not
+differentiate twice; and torch.compile of its gradient by torch.func, the strongest that stock
+PyTorch has for a gradient that is differentiated again. The last two take seconds to compile."""
+FEASIBLE = {COMPILE: ("forward", "backward", "dx"), FUNC: ("dx", "second")}
+"""The orders of those that do not have all; PyTorch does not compile forward mode."""
 
 Function = Callable[..., Tensor]
 
@@ -34,10 +39,8 @@ class Case:
     layout: str = "contiguous"
 
     @property
-    def providers(self) -> tuple[str, ...]:
-        """torch.compile takes seconds a case: it is asked in one dtype and layout only."""
-        common = self.dtype == torch.bfloat16 and self.layout == "contiguous"
-        return PROVIDERS if common else ("eager", "ours")
+    def elements(self) -> int:
+        return math.prod(self.shape)
 
     def __str__(self) -> str:
         words = ["x".join(map(str, self.shape)), str(self.dtype).removeprefix("torch.")]
@@ -65,6 +68,13 @@ class Operator:
     cases: tuple[Case, ...]
     small: tuple[Case, ...]
     eager: Callable[[Case], Function] | None = None
+
+    def providers(self, case: Case) -> list[str]:
+        """Who has any of the orders. torch.compile takes seconds: only in one dtype and layout."""
+        common = case.dtype == torch.bfloat16 and case.layout == "contiguous"
+        sweeps = self.sweeps(case)
+        able = [p for p in PROVIDERS if not sweeps.keys().isdisjoint(FEASIBLE.get(p, sweeps))]
+        return able if common else able[:2]
 
     def provider(self, name: str, case: Case) -> Function:
         """The operator as a function of x and its parameters."""
@@ -94,7 +104,7 @@ def orders(
     trained = [t for t in inputs if t.requires_grad]
     plain = operator.provider(provider, case)
     compile_it = partial(torch.compile, fullgraph=True, dynamic=False)
-    call = compile_it(plain) if provider == "compile" else plain
+    call = compile_it(plain) if provider == COMPILE else plain
     y = call(*inputs)
     dy = torch.linspace(-1, 1, y.numel(), device=y.device).view(y.shape).to(y.dtype)
     dy.requires_grad_()
@@ -102,7 +112,7 @@ def orders(
     def to_x(dy: Tensor, x: Tensor, *rest: Tensor) -> Tensor:
         return torch.func.vjp(lambda x: plain(x, *rest), x)[1](dy)[0]
 
-    compiled_to_x = compile_it(to_x) if provider == "compile" else None
+    compiled_to_x = compile_it(to_x) if provider == FUNC else None
 
     def first(create_graph: bool = True) -> Tensor:
         if compiled_to_x is not None:
@@ -126,14 +136,11 @@ def orders(
             return (forward_ad.unpack_dual(dual).tangent,)
 
     every = {"forward": forward, "backward": backward, "dx": lambda: (first(False),)}
-    wanted = operator.sweeps(case)
+    every |= {"second": second, "tangent": tangent}
+    wanted = [o for o in operator.sweeps(case) if o in FEASIBLE.get(provider, every)]
     if "second" in wanted:
         dx = first()
-        every["second"] = second
-    every["tangent"] = tangent
-    if provider == "compile":  # PyTorch does not compile forward mode
-        every.pop("tangent")
-    return {order: run for order, run in every.items() if order in wanted}
+    return {order: every[order] for order in wanted}
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
@@ -169,26 +176,24 @@ def disagreement(got: tuple[Tensor | None, ...], want: tuple[Tensor | None, ...]
     return max(errors)
 
 
-def measure(operator: Operator, case: Case) -> Iterator[dict[str, Any]]:
-    """One row for each order and provider, on the GPU."""
+def measure(operator: Operator, case: Case, providers: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One row for each order and provider, on the GPU; compared with eager PyTorch's results."""
     torch._dynamo.reset()
     inputs, v = tensors(operator, case, "cuda")
     size = v.numel() * v.element_size()
     target = torch.empty_like(v)
     copy = 2 * size / milliseconds(lambda: target.copy_(v)) / 1e6
-    runs = {p: orders(operator, case, p, inputs, v) for p in case.providers}
-    for order, sweeps in operator.sweeps(case).items():
-        want = runs["eager"][order]()
-        for provider, functions in runs.items():
-            if order not in functions:
-                continue
-            error = disagreement(functions[order](), want)
-            time = milliseconds(functions[order])
-            speed = sweeps * size / time / 1e6
+    eager = orders(operator, case, "eager", inputs, v)
+    for provider in providers:
+        runs = eager if provider == "eager" else orders(operator, case, provider, inputs, v)
+        for order, run in runs.items():
+            error = disagreement(run(), eager[order]())
+            time = milliseconds(run)
+            speed = operator.sweeps(case)[order] * size / time / 1e6
             yield {
-                **{"operator": operator.name, "case": str(case), "order": order},
-                **{"provider": provider, "ms": time, "gb_per_s": speed, "of_copy": speed / copy},
-                **{"peak_mib": peak_mib(functions[order]), "error": error},
+                **{"operator": operator.name, "case": str(case), "elements": case.elements},
+                **{"order": order, "provider": provider, "ms": time, "gb_per_s": speed},
+                **{"of_copy": speed / copy, "peak_mib": peak_mib(run), "error": error},
             }
 
 

@@ -1,6 +1,6 @@
 """The registry: every operator's cases and byte model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,20 +10,10 @@ from torch import Tensor
 import dgan_kernels
 from dgan_kernels.reference import ACTIVATIONS
 from kernels.harness import Case, Operator
+from kernels.norms import ADALN, NORM_ACT
+from kernels.shapes import FEW, discriminator
 
 BF16, F32 = torch.bfloat16, torch.float32
-ON_CHIP = 8192
-"""Elements of a group whose statistics take one sweep; larger ones take two."""
-
-
-def discriminator() -> Iterator[tuple[int, ...]]:
-    """The layers of a discriminator, 134 MB each in 16 bits: beyond every cache."""
-    for channels, side in ((1024, 8), (512, 32), (256, 64), (128, 128), (64, 256), (32, 512)):
-        yield 2**26 // (channels * side**2), channels, side, side
-
-
-def channels_of(case: Case) -> int:
-    return case.shape[-1] if case.options.get("norm") in ("layer", "rms") else case.shape[1]
 
 
 def bias_act_sweeps(case: Case) -> dict[str, float]:
@@ -42,7 +32,7 @@ BIAS_ACT = Operator(
     sweeps=bias_act_sweeps,
     cases=tuple(
         Case(shape, dtype, bias_act_options(act), layout)
-        for shape in list(discriminator())[1::2]
+        for shape in (*discriminator(), *FEW)
         for act, dtype, layout in (
             ("leaky_relu", BF16, "contiguous"),
             ("leaky_relu", BF16, "channels_last"),
@@ -83,7 +73,7 @@ BIAS_ACT_SCALE_NOISE = Operator(
     parameters=demodulated_parameters,
     sweeps=demodulated_sweeps,
     cases=tuple(
-        Case(shape, BF16, bias_act_options("leaky_relu")) for shape in list(discriminator())[1::2]
+        Case(shape, BF16, bias_act_options("leaky_relu")) for shape in (*discriminator(), FEW[0])
     ),
     small=(
         Case((2, 8, 16, 16), F32, bias_act_options("leaky_relu")),
@@ -91,68 +81,6 @@ BIAS_ACT_SCALE_NOISE = Operator(
     ),
 )
 
-
-def group_size(case: Case) -> int:
-    """How many elements share statistics."""
-    plane = torch.Size(case.shape[2:]).numel()
-    sizes = {
-        "instance": plane,
-        "group": channels_of(case) // (case.options.get("groups") or 1) * plane,
-        "batch": case.shape[0] * plane,
-    }
-    return sizes.get(case.options["norm"], channels_of(case))
-
-
-def norm_act_sweeps(case: Case) -> dict[str, float]:
-    fits = group_size(case) <= ON_CHIP and case.options["norm"] != "batch"
-    forward, backward, second = (2, 3, 5) if fits else (3, 5, 8)
-    tangent = 4 if fits else 6
-    return {
-        **{"forward": forward, "backward": backward, "dx": backward},
-        **{"second": second, "tangent": tangent},
-    }
-
-
-def stock_norm(case: Case) -> Callable[..., Tensor]:
-    """torch.nn's norm followed by the activation; plain formulas where torch.nn has none."""
-    options, width = case.options, (channels_of(case),)
-    act = ACTIVATIONS[options["act"]].value
-    if options["norm"] in ("pixel", "rms"):
-        return lambda x, w, b: dgan_kernels.norm_act(x, w, b, backend="reference", **options)
-    norms = {
-        "instance": lambda x, w, b: F.instance_norm(x, weight=w, bias=b),
-        "group": lambda x, w, b: F.group_norm(x, options["groups"], w, b),
-        "layer": lambda x, w, b: F.layer_norm(x, width, w, b),
-        "batch": lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
-    }
-    norm = norms[options["norm"]]
-    return lambda x, w, b: act(norm(x, w, b))
-
-
-NORM_ACT = Operator(
-    name="norm_act",
-    call=dgan_kernels.norm_act,
-    parameters=lambda case, draw: [draw(channels_of(case)).requires_grad_() for _ in range(2)],
-    sweeps=norm_act_sweeps,
-    eager=stock_norm,
-    cases=(
-        *(
-            Case(shape, dtype, {"norm": norm, "act": act, "groups": groups})
-            for shape in discriminator()
-            for dtype in (BF16, F32)
-            for norm, act, groups in (("group", "silu", 32), ("instance", "leaky_relu", None))
-        ),
-        Case((256, 256, 1024), BF16, {"norm": "layer", "act": "linear"}),
-        Case((256, 256, 1024), BF16, {"norm": "rms", "act": "linear"}),
-        Case((32, 512, 64, 64), BF16, {"norm": "pixel", "act": "leaky_relu"}),
-        Case((32, 256, 64, 128), BF16, {"norm": "batch", "act": "relu"}),
-    ),
-    small=(
-        Case((2, 8, 8, 8), F32, {"norm": "group", "act": "silu", "groups": 2}),
-        Case((1, 2, 96, 96), F32, {"norm": "instance", "act": "leaky_relu"}),
-        Case((2, 5, 24), F32, {"norm": "layer", "act": "silu"}),
-    ),
-)
 
 FILTER = (1.0, 3.0, 3.0, 1.0)
 
@@ -165,7 +93,8 @@ def resampled(x: Tensor, *, backend: str | None, **options: Any) -> Tensor:
 def upfirdn2d_sweeps(case: Case) -> dict[str, float]:
     ratio = (case.options.get("up", 1) / case.options.get("down", 1)) ** 2
     once = 1 + ratio  # x read, y written, or the other way round
-    return {"forward": once, "backward": once, "dx": once, "second": once}
+    once_each = dict.fromkeys(("forward", "backward", "dx", "second"), once)
+    return {**once_each, "tangent": 2 * once}
 
 
 UPFIRDN2D = Operator(
@@ -175,7 +104,8 @@ UPFIRDN2D = Operator(
     sweeps=upfirdn2d_sweeps,
     cases=tuple(
         Case(shape, dtype, options, layout)
-        for shape in ((16, 512, 64, 64), (16, 128, 256, 256))
+        # Half of a discriminator's layers: the result of scaling up is four times as large.
+        for shape in (*((max(1, n // 4), *rest) for n, *rest in discriminator()), *FEW)
         for options in (
             {"up": 2, "padding": (2, 1, 2, 1), "gain": 4.0},
             {"down": 2, "padding": (1, 1, 1, 1)},
@@ -189,8 +119,10 @@ SQUARED_NORM = Operator(
     name="squared_norm",
     call=dgan_kernels.squared_norm,
     parameters=lambda case, draw: [],
-    sweeps=lambda case: {"forward": 1, "backward": 2, "dx": 2, "second": 3},
-    cases=tuple(Case((64, 4, 512, 512), dtype) for dtype in (BF16, F32)),
+    sweeps=lambda case: {"forward": 1, "backward": 2, "dx": 2, "second": 3, "tangent": 2},
+    cases=tuple(
+        Case(shape, dtype) for shape in ((64, 4, 512, 512), (4, 3, 64, 64)) for dtype in (BF16, F32)
+    ),
     small=(Case((4, 3, 9, 11), F32),),
 )
 
@@ -198,7 +130,7 @@ MINIBATCH_STDDEV = Operator(
     name="minibatch_stddev",
     call=dgan_kernels.minibatch_stddev,
     parameters=lambda case, draw: [],
-    sweeps=lambda case: {"forward": 2, "backward": 3, "dx": 3, "second": 5},
+    sweeps=lambda case: {"forward": 2, "backward": 3, "dx": 3, "second": 5, "tangent": 4},
     cases=(Case((32, 512, 4, 4), torch.float16), Case((64, 512, 32, 32), BF16)),
     small=(Case((4, 3, 9, 11), F32),),
 )
@@ -209,7 +141,8 @@ def constant(function: Callable[..., Tensor], **options: Any) -> Callable[..., T
 
     def call(x: Tensor, *, backend: str | None) -> Tensor:
         numbers = torch.linspace(0.1, 1, len(x), device=x.device)
-        others = (x.detach().flip(0),) if function is dgan_kernels.interpolate else ()
+        x = x.detach()
+        others = (x.flip(0),) if function is dgan_kernels.interpolate else ()
         return function(x, *others, numbers, backend=backend, **options)
 
     return call
@@ -233,10 +166,38 @@ INTERPOLATE = Operator(
     small=(Case((4, 3, 9, 11), F32),),
 )
 
+
+def modulated(x: Tensor, weight: Tensor, styles: Tensor, *, backend: str | None) -> Tensor:
+    return dgan_kernels.modulated_conv2d(x, weight, styles, padding=1, backend=backend)
+
+
+def with_weights_of_its_own(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
+    """What StyleGAN2 publishes: each sample's weights are built, and the batch is one of groups."""
+    own = weight * styles[:, None, :, None, None]
+    own = own * (own.float().square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt().to(x.dtype)
+    samples, outputs = own.shape[:2]
+    y = F.conv2d(x.flatten(0, 1)[None], own.flatten(0, 1), padding=1, groups=samples)
+    return y.view(samples, outputs, *y.shape[2:])
+
+
+MODULATED_CONV2D = Operator(
+    name="modulated_conv2d",
+    call=modulated,
+    parameters=lambda case, draw: [
+        draw(case.shape[1], case.shape[1], 3, 3).requires_grad_(),
+        draw(*case.shape[:2]).requires_grad_(),
+    ],
+    # As if its products took no time; they take most of it, so that times are to be compared.
+    sweeps=lambda case: {"forward": 2, "backward": 3, "dx": 3, "second": 5},
+    eager=lambda case: with_weights_of_its_own,
+    cases=tuple(Case(shape, BF16) for shape in ((16, 512, 32, 32), (16, 128, 128, 128))),
+    small=(Case((2, 4, 6, 6), F32),),
+)
+
 OPERATORS = {
     operator.name: operator
     for operator in (
-        *(NORM_ACT, BIAS_ACT, BIAS_ACT_SCALE_NOISE, UPFIRDN2D),
+        *(NORM_ACT, ADALN, BIAS_ACT, BIAS_ACT_SCALE_NOISE, UPFIRDN2D, MODULATED_CONV2D),
         *(SQUARED_NORM, PENALTY_DIRECTION, INTERPOLATE, MINIBATCH_STDDEV),
     )
 }

@@ -90,7 +90,8 @@ def attention_jvp(
             f"backend='triton': query has {query.shape[-1]} channels a head; accepted: up to "
             f"{widest} in {query.dtype}, or backend=None or 'reference'"
         )
-    triton = runs_triton(query, "reference" if wide and backend is None else backend)
+    backend = "reference" if wide and backend is None else backend
+    triton = runs_triton(query, backend, "attention_jvp")
     four = [None if x is None else _four_dimensional(x) for x in inputs]
     outputs = _differentiable(*four, scale, is_causal, triton and kernels is not None)
     return outputs[0].reshape(query.shape), outputs[1].reshape(query.shape)

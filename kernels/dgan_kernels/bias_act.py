@@ -90,7 +90,7 @@ def bias_act(
         _check_noise(noise, x, dim)
     check_number("gain", gain)
     check_clamp(clamp)
-    if not runs_triton(x, backend) or FORWARD is None:
+    if not runs_triton(x, backend, "bias_act") or FORWARD is None:
         return reference.bias_act(x, bias, act, gain, clamp, dim, scale, noise)
     dim %= x.ndim
     constants = (act, float(gain), None if clamp is None else float(clamp))

@@ -24,6 +24,11 @@ DTYPES = (*KERNEL_DTYPES, torch.float64)
 
 _BACKENDS = (None, "triton", "reference")
 
+SMALLEST: dict[str, int] = {}
+"""By operator, the elements of x below which backend=None takes plain PyTorch on a GPU, for
+starting kernels would take longer; 0 for what is not here. None is yet: no GPU has been measured.
+`benchmarks/kernels/run.py` ends with what belongs here."""
+
 
 def check_choice(name: str, value: object, choices: Mapping[str, object]) -> None:
     """Raise unless ``value`` is one of ``choices``; the message names the nearest."""
@@ -109,13 +114,13 @@ def check_like(name: str, tensor: Tensor, x: Tensor) -> None:
         raise ValueError(f"{name} is on {tensor.device}; accepted: {x.device}, where x is")
 
 
-def runs_triton(x: Tensor, backend: str | None) -> bool:
-    """Return whether Triton serves ``x``; raise where it was asked for and cannot."""
+def runs_triton(x: Tensor, backend: str | None, operator: str) -> bool:
+    """Return whether Triton serves ``x`` to that operator; raise where asked for and it cannot."""
     if backend == "reference":
         return False
     if backend not in _BACKENDS:
         raise ValueError(f"backend={backend!r}; accepted: None, 'triton', 'reference'")
-    if backend is None and not TRITON:
+    if backend is None and (not TRITON or x.numel() < SMALLEST.get(operator, 0)):
         return False
     obstacle = _obstacle(x)
     if obstacle and backend == "triton":

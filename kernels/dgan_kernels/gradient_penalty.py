@@ -50,7 +50,7 @@ def squared_norm(x: Tensor, *, backend: str | None = None) -> Tensor:
     """
     check_input("x", x)
     rows = to_rows(x, memory_order(x))
-    if runs_triton(x, backend) and kernels is not None:
+    if runs_triton(x, backend, "squared_norm") and kernels is not None:
         return kernels.SQUARED_NORM(rows)
     return reference.squared_norm(rows)
 
@@ -84,7 +84,7 @@ def interpolate(real: Tensor, fake: Tensor, mix: Tensor, *, backend: str | None 
     order = memory_order(real)
     # Detached for a recording that is switched off: nothing is to be kept for it.
     arguments = (to_rows(real.detach(), order), to_rows(fake.detach(), order), mix.detach())
-    if runs_triton(real, backend) and kernels is not None:
+    if runs_triton(real, backend, "interpolate") and kernels is not None:
         between = kernels.INTERPOLATE(*arguments)
     else:
         between = reference.interpolate(*arguments)
@@ -132,7 +132,7 @@ def penalty_direction(
         )
     for name, tensor in (("gradient", gradient), ("squares", squares)):
         check_constant(name, tensor, "penalty_direction")
-    triton = runs_triton(gradient, backend) and kernels is not None
+    triton = runs_triton(gradient, backend, "penalty_direction") and kernels is not None
     if kind == "zero_centered":
         return gradient.detach()
     order = memory_order(gradient)

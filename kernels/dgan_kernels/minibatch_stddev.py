@@ -65,7 +65,7 @@ def minibatch_stddev(
     check_number("eps", eps)
     if eps <= 0:
         raise ValueError(f"eps={eps}; accepted: a finite number above 0")
-    triton = runs_triton(x, backend)
+    triton = runs_triton(x, backend, "minibatch_stddev")
     if x.numel() == 0:
         return torch.cat([x, x.new_zeros(x.shape[0], num_channels, *x.shape[2:])], 1)
     group = group_size_for(x.shape[0], group_size)

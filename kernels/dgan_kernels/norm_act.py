@@ -111,7 +111,7 @@ def norm_act(
     if process_group is not None and norm != "batch":
         raise ValueError(f"process_group with norm={norm!r}; accepted: only with norm='batch'")
     ranks = None if process_group is None else process_group.group_name
-    run = launch if runs_triton(x, backend) and launch is not None else None
+    run = launch if runs_triton(x, backend, "norm_act") and launch is not None else None
     if run is None and serves(x, ranks):
         return native_norm_act(x, weight, bias, over, centred, groups, act, float(eps), dim)
 

@@ -106,7 +106,7 @@ def upfirdn2d(
     if bias is not None:
         check_vector("bias", bias, x, 1)
     epilogue = (act, float(act_gain), None if clamp is None else float(clamp))
-    if not runs_triton(x, backend) or kernels is None:
+    if not runs_triton(x, backend, "upfirdn2d") or kernels is None:
         y = native_upfirdn2d.upfirdn2d(x, filter, *constants, float(gain))
         return reference.bias_act(y, bias, *epilogue, 1)
     if has_tangent(filter):

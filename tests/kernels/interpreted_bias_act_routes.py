@@ -12,6 +12,7 @@ from torch.func import grad, jacrev, jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgan_kernels import bias_act
+from dgan_kernels.checks import SMALLEST, runs_triton
 
 # A whole float32 network stands behind each number: conv sums of 72 terms, twice differentiated.
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
@@ -153,6 +154,16 @@ def test_the_bias_is_summed_only_when_asked_for():
     with CountSums() as both:
         torch.autograd.grad(y, (x, bias), dy)
     assert (alone.count, both.count) == (0, 1)
+
+
+def test_below_a_measured_size_none_chooses_pytorch(monkeypatch):
+    x = torch.randn(3, 11)
+    assert runs_triton(x, None, "bias_act")
+    monkeypatch.setitem(SMALLEST, "bias_act", 34)
+    assert not runs_triton(x, None, "bias_act")
+    assert runs_triton(torch.randn(2, 17), None, "bias_act")
+    assert runs_triton(x, None, "norm_act")  # another operator
+    assert runs_triton(x, "triton", "bias_act")  # who asks for it gets it
 
 
 def test_opcheck():
