@@ -45,8 +45,8 @@ def attention_jvp(
 
     Why not a maintained package: their tangents are made for consistency models, which hold them
     constant. rCM's kernel detaches the tangents; jvp_flash_attention's backward pass ignores the
-    cotangent of output_tangent. With either, the gradient of a penalty in forward mode, all of
-    which comes through output_tangent, would be zero without a word.
+    cotangent of output_tangent. All of the gradient of a penalty in forward mode comes through
+    output_tangent: with either it would be missing.
 
     Args:
         query: [*, L, d], by custom [N, heads, L, d]; float16, bfloat16, float32 or float64. Any
