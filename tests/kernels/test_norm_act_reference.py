@@ -246,3 +246,23 @@ def test_a_penaltys_second_derivative_in_closed_form(norm, affine, last):
     got = second(x.to(memory_format=order), exact=False)
     for a, b in zip(got, second(x, exact=True)):
         torch.testing.assert_close(a, b)
+
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize("of_dy", LAYOUTS, ids=str)
+@pytest.mark.parametrize("of_x", LAYOUTS, ids=str)
+@pytest.mark.parametrize("norm", ["group", "instance", "layer", "batch", "pixel", "rms"])
+def test_a_gradient_arrives_in_any_layout(norm, of_x, of_dy):
+    """PyTorch's own backward kernels read it as x lies in memory, without a look."""
+    torch.manual_seed(0)
+    options = {"norm": norm, "groups": 2 if norm == "group" else None, "dim": 1}
+    x, dy = torch.randn(2, 3, 6, 5, 4, dtype=DOUBLE).unbind()
+    x, dy = x.to(memory_format=of_x), dy.to(memory_format=of_dy)
+    weight, bias = torch.randn(2, 6, dtype=DOUBLE)
+    leaves = [t.requires_grad_() for t in (x, weight, bias)]
+    got = torch.autograd.grad(norm_act(*leaves, **options), leaves, dy)
+    plain = affine_of(by_pytorch(x, options, 1e-5), weight, bias, 1)
+    for a, b in zip(got, torch.autograd.grad(plain, leaves, dy)):
+        torch.testing.assert_close(a, b)
