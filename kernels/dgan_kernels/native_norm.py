@@ -49,9 +49,10 @@ class Norm(NamedTuple):
         return vector.reshape(self.shared if vector.ndim == 1 else self.per_sample)
 
     def sum(self, a: Tensor, vector: Tensor) -> Tensor:
-        """Return a view's sum, of the shape of ``vector``."""
+        """Return a view's sum, of the shape of ``vector`` and in memory of its own."""
         shape = self.shared if vector.ndim == 1 else self.per_sample
-        return a.sum_to_size(shape).reshape(vector.shape)
+        total = a.clone() if a.shape == shape else a.sum_to_size(shape)
+        return total.reshape(vector.shape)
 
     def mean(self, a: Tensor) -> Tensor:
         """Return ⟨a⟩ of a view."""
