@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from .location import ForbiddenError, Identity, MissingError, SourceError, Url, redact
+from .patience import Patience, TransientError
 from .sources import Http
-from .transport import Patience, Reply, TransientError, Transport
+from .transport import Reply, Transport
 
 _T = TypeVar("_T")
 _VALID = 3600  # seconds for which an address is signed

@@ -16,7 +16,8 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from .location import Identity, Location, SourceError, Url, redact
-from .transport import Patience, Reply, TransientError, Transport, raise_for
+from .patience import Patience, TransientError
+from .transport import Reply, Transport, raise_for
 
 _T = TypeVar("_T")
 SCHEMES = ("http", "https", "s3")

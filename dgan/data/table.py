@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-import resource
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .decode import DecodeError, decode_label, split_image_field
+from .files import Files
 from .index import ShardIndex, read_index
-from .location import Location, Url
-from .remote import Remote
-from .sources import Local
-
-# A window of the order reads from a thousand shards by turns, but a process may open only so many.
-_OPEN_FILES = 1024
-_MAY_OPEN, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-if _MAY_OPEN != resource.RLIM_INFINITY:
-    _OPEN_FILES = min(_OPEN_FILES, _MAY_OPEN // 2)
+from .location import Location, SourceError, Url
+from .remote import Remote, UnreadableError
 
 _Column = tuple[NDArray[np.int64], NDArray[np.int64]]  # offsets and sizes, [n] each; −1: absent
 
@@ -66,7 +56,7 @@ class Table:
         self._keys = [index.keys for index in indexes]
         self._labels = [index.labels for index in indexes]
         self._columns = [_columns(index, self.image_names, fields) for index in indexes]
-        self._files = _Files(self.shards)
+        self._files = Files(self.shards)
         self._some_remote = any(isinstance(shard, Url) for shard in self.shards)
 
     def __len__(self) -> int:
@@ -96,7 +86,7 @@ class Table:
 
         Raises:
             DecodeError: if the sample has no such field, or the shard ends inside it.
-            UnreadableError: a DecodeError, if the shard cannot be read over the network.
+            UnreadableError: a DecodeError, if the shard cannot be read, whatever is tried again.
         """
         shard, row = self._locate(i)
         offsets, sizes = self._columns[shard][column]
@@ -108,7 +98,10 @@ class Table:
             assert self._remote is not None, "addresses come with what reads them"
             data = self._remote.read(location, size, offset)
         else:
-            data = self._files.read(shard, size, offset)
+            try:
+                data = self._files.read(shard, size, offset)
+            except SourceError as error:
+                raise UnreadableError(str(error), error.reason) from error
         if len(data) < size:
             raise DecodeError(f"{self.shards[shard]} ends inside {self.key(i)!r}", "shard cut off")
         return data
@@ -191,36 +184,6 @@ class Table:
     def _locate(self, i: int) -> tuple[int, int]:
         shard = bisect.bisect_right(self.starts, i) - 1
         return shard, i - self.starts[shard]
-
-
-class _Files:
-    """The shards' files, opened when first read; the least recently used is closed."""
-
-    def __init__(self, paths: Sequence[Location]) -> None:
-        self._paths = paths
-        self._open: OrderedDict[int, Local] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type[_Files], tuple[Sequence[Location]]]:
-        return _Files, (self._paths,)  # another process opens its own
-
-    def read(self, shard: int, size: int, offset: int) -> bytes:
-        with self._lock:
-            file = self._open.get(shard) or self._reopen(shard)
-            self._open[shard] = file
-            self._open.move_to_end(shard)
-            if len(self._open) > _OPEN_FILES:
-                self._open.popitem(last=False)
-        return file.read(offset, size)
-
-    def _reopen(self, shard: int) -> Local:
-        path = self._paths[shard]
-        assert isinstance(path, Path), "an address is not read here"
-        return Local(path)
-
-    def close(self) -> None:
-        with self._lock:
-            self._open.clear()
 
 
 def _columns(

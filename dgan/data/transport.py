@@ -8,62 +8,20 @@ from __future__ import annotations
 
 import http.client
 import os
-import random
-import ssl
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import count
-from typing import TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from .connection import Connection, authorization
 from .location import ForbiddenError, MissingError, SourceError, redact
+from .patience import Patience, Persistence, TransientError
 
-_T = TypeVar("_T")
 _MAX_REDIRECTS = 5
-_MAX_RETRY_AFTER = 60.0
 _IDLE_CONNECTIONS = 32
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BUSY = (408, 425, 429)
 _DRAINED = 1 << 16  # a body that is not wanted is read to keep its connection, up to here
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a server is waited for, and how often it is asked again. All times in seconds.
-
-    Attributes:
-        connect: for a connection to be made.
-        stall: without a byte.
-        slowest: bytes a second that a response must reach on the whole, `stall` of grace aside.
-        attempts: requests for one read, at most.
-        first_pause: before the second of them; each pause is up to twice as long as the last.
-        longest_pause: between two of them.
-        per_read: for one read with all its attempts. Halved for every read in a row that came to
-            nothing, so that a server that is gone ends a run in about twice this time.
-    """
-
-    connect: float = 10.0
-    stall: float = 30.0
-    slowest: float = 50_000.0
-    attempts: int = 10
-    first_pause: float = 0.25
-    longest_pause: float = 20.0
-    per_read: float = 180.0
-
-
-PATIENCE = Patience()
-
-
-class TransientError(Exception):
-    """A failure that may pass; `retry_after` is how long the server asked us to wait."""
-
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class Reply:
@@ -92,57 +50,22 @@ class Transport:
     """Requests over connections that are kept; safe to use from many threads and after a fork."""
 
     def __init__(self, patience: Patience | None = None) -> None:
-        self.patience = patience or PATIENCE
+        self.persist = Persistence(patience)
+        self.patience = self.persist.patience
         self._idle: list[tuple[tuple[str, str], Connection]] = []
         self._lock = threading.Lock()
         self._process = os.getpid()
-        self._closed = threading.Event()
-        self._random = random.Random()  # its own: pauses must not disturb anybody's draws
-        self._failures = 0
 
     def __reduce__(self) -> tuple[type[Transport], tuple[Patience]]:
         return Transport, (self.patience,)  # another process opens its own connections
 
     def close(self) -> None:
         """Closes idle connections and ends pauses; requests open new ones if they are needed."""
-        self._closed.set()
+        self.persist.close()
         with self._lock:
             idle, self._idle = self._idle, []
-            self._closed = threading.Event()
         for _, connection in idle:
             connection.hang_up()
-
-    def persist(self, what: str, attempt: Callable[[float], _T]) -> _T:
-        """What `attempt` returns, repeated while it fails in ways that may pass.
-
-        It is told the seconds that are left to it, and raises `TransientError`, an `OSError` or an
-        `HTTPException` to be asked again.
-
-        Raises:
-            SourceError: if the budget is spent; begins with `what`. Its own are passed on.
-        """
-        patience, closed, begun = self.patience, self._closed, time.monotonic()
-        budget = patience.per_read / 2 ** min(self._failures, 8)
-        for tried in count(1):
-            try:
-                result = attempt(budget - (time.monotonic() - begun))
-                self._failures = 0
-                return result
-            except SourceError:
-                raise
-            except ssl.SSLCertVerificationError as error:
-                raise SourceError(f"{what}: {error.verify_message}", "bad certificate") from None
-            except http.client.InvalidURL:
-                raise SourceError(f"{what}: not a valid address", "bad address") from None
-            except (TransientError, OSError, http.client.HTTPException) as error:
-                problem, asked = _describe(error), getattr(error, "retry_after", 0.0)
-            pause = min(patience.first_pause * 2 ** (tried - 1), patience.longest_pause)
-            pause = max(pause * self._random.uniform(0.5, 1.0), min(asked, _MAX_RETRY_AFTER))
-            spent = time.monotonic() - begun
-            if tried >= patience.attempts or spent + pause >= budget or closed.wait(pause):
-                self._failures += 1
-                raise SourceError(f"{what}: {problem} ({tried} attempts in {spent:.1f} s)")
-        raise AssertionError("the count has no end")
 
     @contextmanager
     def get(self, address: str, headers: Mapping[str, str], within: float) -> Iterator[Reply]:
@@ -242,11 +165,3 @@ def _follow(address: str, target: str) -> str:
         user = old.netloc.rpartition("@")[0]
         new = new._replace(netloc=f"{user}@{new.netloc.rpartition('@')[2]}")
     return new.geturl()
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, TransientError):
-        return str(error)
-    if isinstance(error, TimeoutError):
-        return f"no answer in time ({error})"
-    return redact(f"{type(error).__name__}: {error}")

@@ -18,7 +18,7 @@ from dgan.data.decode import DecodeError
 from dgan.data.index import ShardError, scan, sidecar_path, write_index
 from dgan.data.indexing import index_shards
 from dgan.data.location import SourceError, Url
-from dgan.data.transport import Patience
+from dgan.data.patience import Patience
 
 QUICK = Patience(
     connect=2.0, stall=0.3, slowest=20_000.0, attempts=9, first_pause=0.01, longest_pause=0.05,
@@ -29,7 +29,7 @@ PATTERN = "train-{000000..000002}.tar"
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr("dgan.data.transport.PATIENCE", QUICK)
+    monkeypatch.setattr("dgan.data.patience.PATIENCE", QUICK)
     monkeypatch.setattr("dgan.data.remote.BLOCK", 1 << 14)  # the shards here are small
     monkeypatch.setenv("DGAN_CACHE", str(tmp_path_factory.mktemp("cache")))
 

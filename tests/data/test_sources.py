@@ -20,9 +20,9 @@ from dgan.data.connection import _tls
 from dgan.data.contact_sheet import contact_sheet
 from dgan.data.indexing import Indexer, index_shards
 from dgan.data.location import ForbiddenError, Identity, MissingError, SourceError, Url, redact
+from dgan.data.patience import Patience
 from dgan.data.shards import locate
 from dgan.data.sources import Http, Local, Opener
-from dgan.data.transport import Patience
 from dgan.data.verify import verify_shards
 
 QUICK = Patience(
@@ -371,7 +371,7 @@ def test_every_sample_of_a_bucket_arrives_exactly_once_an_epoch(bucket, tmp_path
 def test_what_fails_on_the_way_to_a_bucket_leaves_no_trace(tmp_path, monkeypatch):
     """A server that speaks as much of S3 as reading takes, and fails as it is told to."""
     pytest.importorskip("boto3", reason="the extra s3 is not installed")
-    monkeypatch.setattr("dgan.data.transport.PATIENCE", replace(QUICK, attempts=20))
+    monkeypatch.setattr("dgan.data.patience.PATIENCE", replace(QUICK, attempts=20))
     monkeypatch.setattr("dgan.data.remote.BLOCK", 1 << 14)
     (tmp_path / "bucket").mkdir()
     shards = write_shards(tmp_path / "bucket", [40, 17, 43])

@@ -268,7 +268,7 @@ def test_a_forgotten_stream_takes_its_threads_along(shards):
 
 
 def test_more_shards_than_files_are_kept_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("dgan.data.table._OPEN_FILES", 2)
+    monkeypatch.setattr("dgan.data.files._OPEN_FILES", 2)
     with ShardStream(write_shards(tmp_path, [5] * 12), batch_size=20, workers=3) as stream:
         assert len(set(keys(stream, 3))) == 60
         assert len(stream.dataset.table._files._open) <= 2
