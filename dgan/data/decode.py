@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from tokenize import TokenError
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
@@ -127,7 +130,7 @@ def decode_field(field: str, data: bytes) -> Any:
         return decoder(data)
     except DecodeError:
         raise
-    except (ValueError, OSError, EOFError, SyntaxError, RecursionError) as error:
+    except (ValueError, OSError, EOFError, SyntaxError, RecursionError, OverflowError) as error:
         raise DecodeError(f".{field} does not decode ({error})") from error
 
 
@@ -147,8 +150,25 @@ def find_decoder(field: str) -> Callable[[bytes], Any]:
 
 
 def _decode_array(data: bytes) -> NDArray[Any]:
+    file = io.BytesIO(data)
+    version = npy.read_magic(file)
+    if version not in _NPY_HEADERS:
+        raise DecodeError(f"its version of .npy, {version}, is not read")
+    try:
+        shape, _, dtype = _NPY_HEADERS[version](file)
+    except (TokenError, TypeError, MemoryError) as error:  # all that its parser lets through
+        raise DecodeError("its header is no description of an array") from error
+    size, here = math.prod(shape) * max(1, dtype.itemsize), len(data) - file.tell()
+    if size > here:  # else memory would be taken for whatever a header claims
+        raise DecodeError(f"it claims {size:,} bytes of numbers and holds {here:,}", "cut off")
+    file.seek(0)
     # An array of objects would be a pickle, and a pickle is a program.
-    return np.load(io.BytesIO(data), allow_pickle=False)
+    return npy.read_array(file, allow_pickle=False)
+
+
+_NPY_HEADERS: Mapping[tuple[int, int], Callable[..., Any]] = MappingProxyType(
+    {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+)
 
 
 DECODERS: Mapping[str, Callable[[bytes], Any]] = MappingProxyType(

@@ -86,6 +86,48 @@ def test_other_fields():
             decode_field(field, data)
 
 
+def npy(header: str, data: bytes = bytes(64), version: bytes = b"\1\0") -> bytes:
+    text = header.encode("latin1")
+    size = len(text).to_bytes(2 if version[0] == 1 else 4, "little")
+    return b"\x93NUMPY" + version + size + text + data
+
+
+@pytest.mark.parametrize("descr", ["<f8", "|u1", "|V0", "|O"])
+@pytest.mark.parametrize(
+    "shape", ["(10**12,)", "(2**62, 2**62)", f"({10**30},)", "(-(10**6), -(10**6))", "(-1,)"]
+)
+@pytest.mark.parametrize("version", [b"\1\0", b"\2\0"])
+def test_an_array_is_bounded_by_its_bytes_before_memory_is_taken(descr, shape, version):
+    shape = str(eval(shape))
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}}}\n"
+    with pytest.raises(DecodeError):
+        decode_field("npy", npy(header, version=version))
+
+
+def test_headers_of_arrays_that_are_none():
+    for header in ("-" * 9000 + "1", "[" * 3000, "{}", "x" * 20_000, "{'shape': 1}"):
+        with pytest.raises(DecodeError):
+            decode_field("npy", npy(header))
+    empty = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({10**30}, 0)}}\n"
+    with pytest.raises(DecodeError):
+        decode_field("npy", npy(empty))
+    with pytest.raises(DecodeError, match="version"):
+        decode_field("npy", npy("{}", version=b"\3\0"))
+    archive = io.BytesIO()
+    np.savez(archive, a=np.arange(3))
+    with pytest.raises(DecodeError):
+        decode_field("npy", archive.getvalue())
+
+
+def test_arrays_of_every_shape():
+    for array in (np.float32(3.0), np.zeros((0, 4)), np.asfortranarray(np.ones((2, 3), ">i2"))):
+        file = io.BytesIO()
+        np.save(file, array)
+        found = decode_field("npy", file.getvalue())
+        assert found.dtype == array.dtype
+        assert np.array_equal(found, array)
+
+
 def test_pickles_are_never_read(tmp_path):
     canary = tmp_path / "canary"
     objects = io.BytesIO()
