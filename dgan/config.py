@@ -74,6 +74,9 @@ class Data:
     """Folder for what comes over the network. Empty: `$DGAN_CACHE`, else in the user's cache."""
     cache_gigabytes: float = 50.0
     """How large that folder may grow; 0 keeps nothing and asks the server for each sample."""
+    max_skipped: float = 0.01
+    """The run stops once more than this fraction of an epoch's samples (but at least 10) had to be
+    skipped in one, by all ranks together: they do not decode, or cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)

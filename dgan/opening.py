@@ -52,6 +52,7 @@ def open_stream(recipe: Recipe, world: World) -> Stream:
         flip=data.flip,
         workers=data.workers,
         device=world.device,
+        max_skipped=1.0,  # all ranks together are counted by `Skips`, so that they stop together
     )
     _check_labels(stream, data)
     return stream

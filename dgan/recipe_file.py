@@ -25,6 +25,7 @@ MAY_CHANGE_TOO = (
     "data.workers",
     "data.cache",
     "data.cache_gigabytes",
+    "data.max_skipped",
 )
 """What a resumed run may set anew: it does not alter the weights that a healthy run trains
 towards."""

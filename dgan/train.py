@@ -28,6 +28,7 @@ from dgan.parallel.world import World, launch
 from dgan.pictures import Pictures
 from dgan.recipe_file import fixed
 from dgan.run import Run, StopSignal
+from dgan.skips import Skips
 from dgan.step import Batch, Players, prepare
 from dgan.summary import summarise
 from dgan.validation import validate
@@ -71,7 +72,8 @@ def train(recipe: Recipe) -> str | None:
         players = build_players(recipe, world)
         patience = recipe.divergence.patience or patience_for(plan.steps)
         guard = Guard(**asdict(replace(recipe.divergence, patience=patience)))
-        start = restore(checkpoints, players, stream, guard, run)
+        skips = Skips(stream, world, recipe.data.max_skipped, run.say)
+        start = restore(checkpoints, players, stream, guard, skips, run)
         world.built()
         run.open(start)
         evaluator = build_evaluator(recipe, stream, world, run)
@@ -92,7 +94,7 @@ def train(recipe: Recipe) -> str | None:
                 guard.respond(step, players, checkpoints, run.say)
             last = step == plan.steps
             if due(step, plan.log_every) or last or guard.alarm:
-                run.status(step, metrics | guard.metrics() | skipped(stream, run, world))
+                run.status(step, metrics | guard.metrics() | skips.collect())
             if due(step, recipe.samples.every) or last:
                 show(players, pictures, recipe, run, step)
             scores = {}
@@ -102,8 +104,10 @@ def train(recipe: Recipe) -> str | None:
             # Of the signals that ranks received, the same one on all of them.
             asked, failed = world.largest(stop.received, checkpoints.failed)
             if due(step, recipe.checkpoint.every) or last or asked or failed or guard.alarm:
+                skips.collect()
                 facts = {"stream": stream.state_dict(), "divergence": guard.state_dict()}
-                facts |= {"scores": scores, "recipe": fixed(recipe), "dgan": dgan.__version__}
+                facts |= {"skipped": skips.state_dict(), "recipe": fixed(recipe)}
+                facts |= {"scores": scores, "dgan": dgan.__version__}
                 checkpoints.save(step, players.state(), facts, calm=guard.calm)
             checkpoints.poll()
             if asked or failed:
@@ -132,7 +136,7 @@ def due(step: int, every: int) -> bool:
 
 
 def restore(
-    checkpoints: Checkpoints, players: Players, stream: Stream, guard: Guard, run: Run
+    checkpoints: Checkpoints, players: Players, stream: Stream, guard: Guard, skips: Skips, run: Run
 ) -> int:
     """Load the newest good checkpoint, if there is one; the step it was taken at, or 0."""
     found = checkpoints.restore(players.state(), run.say)
@@ -142,6 +146,7 @@ def restore(
     players.loaded()
     stream.load_state_dict(facts["stream"])
     guard.load_state_dict(facts.get("divergence", {}))
+    skips.load_state_dict(facts.get("skipped", {}))
     run.say(f"going on from {path}")
     return int(facts["step"])
 
@@ -201,13 +206,3 @@ def evaluate(
     numbers = {key: value for key, value in scores.items() if isinstance(value, float)}
     run.say(f"step {step}  " + "  ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
     return scores
-
-
-def skipped(stream: Stream, run: Run, world: World) -> dict[str, float]:
-    """Samples left out on all ranks because they do not decode; their names go to the log."""
-    recent = [(skip.shard, skip.key, skip.reason) for skip in stream.drain_skipped()]
-    reports = world.gather((recent, stream.skipped.total()))
-    for rank, (names, _) in enumerate(reports):
-        for shard, key, reason in names:
-            run.say(f"skipped sample {key} of {shard} on rank {rank}: {reason}")
-    return {"data/skipped": float(sum(total for _, total in reports))}

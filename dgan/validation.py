@@ -62,6 +62,10 @@ def validate(recipe: Recipe) -> None:
     _check_judges(recipe)
     _check_balance(recipe.balance)
     _check_weights(recipe.data)
+    if not 0 <= recipe.data.max_skipped <= 1:
+        raise ValueError(
+            f"--data.max_skipped is {recipe.data.max_skipped}; it is a fraction, from 0 to 1"
+        )
     _check_divergence(recipe.divergence)
     require_metrics(recipe.evaluation.metrics, "--evaluation.metrics")
     require_best(recipe.checkpoint.best, "--checkpoint.best")

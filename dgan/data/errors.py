@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+REASONS = (
+    "bad label", "changed", "corrupt", "cut off", "forbidden", "missing", "missing field",
+    "shard cut off", "too many pixels", "too many samples", "unreachable",
+)  # fmt: skip
+"""Why a sample is skipped. What a server may answer beyond these counts as unreachable."""
+
 
 class DecodeError(ValueError):
-    """Bytes that do not decode. `reason` is a word or two, to count by."""
+    """Bytes that do not decode. `reason` is a word or two to count by, as a rule of `REASONS`."""
 
     def __init__(self, message: str, reason: str = "corrupt") -> None:
         super().__init__(message)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +14,11 @@ from .images import DRAWN, View
 from .mixture import Mixture
 from .order import Order, crops, flips
 from .remote import UnreadableError
+from .skips import Skipped
 
 _MAX_ATTEMPTS = 16
-_MIN_SKIPPED = 10  # one per cent of a tiny data set is no sample at all
-_REMEMBERED = 1_000
 # Reading is Python, decoding is not: each runs faster while it has the processor's cache to itself.
 _READ_TOGETHER = 64
-
-
-class Skipped(NamedTuple):
-    """A sample that did not decode, and why."""
-
-    shard: str
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -113,38 +100,3 @@ class Reader:
             f"{_MAX_ATTEMPTS} samples in a row do not decode, the last of them {last.key!r} of "
             f"{last.shard} ({last.reason})"
         )
-
-
-class SkipLedger:
-    """Counts skipped samples, and stops the run when they are too many to be an accident."""
-
-    def __init__(self, num_samples: int, max_skipped: float) -> None:
-        self.reasons: Counter[str] = Counter()
-        self._recent: deque[Skipped] = deque(maxlen=_REMEMBERED)
-        self._damaged: set[Skipped] = set()
-        self._num_samples = num_samples
-        self._limit = max(_MIN_SKIPPED, math.ceil(max_skipped * num_samples))
-
-    def add(self, skipped: Sequence[Skipped]) -> None:
-        """Records what was skipped.
-
-        Raises:
-            DecodeError: if more different samples are damaged than allowed.
-        """
-        self.reasons.update(skip.reason for skip in skipped)
-        self._recent.extend(skipped)
-        # The same bad sample returns in every epoch: only different ones speak against the data.
-        self._damaged.update(skipped)
-        if len(self._damaged) > self._limit:
-            some = sorted(self._damaged)[:5]
-            raise DecodeError(
-                f"{len(self._damaged)} of {self._num_samples} samples do not decode, more than the "
-                f"{self._limit} allowed (max_skipped), such as "
-                + ", ".join(f"{s.key!r} of {s.shard} ({s.reason})" for s in some)
-            )
-
-    def drain(self) -> list[Skipped]:
-        """What was recorded since the last call, at most the latest 1,000."""
-        recent = list(self._recent)
-        self._recent.clear()
-        return recent

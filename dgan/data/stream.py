@@ -22,7 +22,8 @@ from .buffers import Buffers, open_upload
 from .cache import CACHE_GIGABYTES
 from .dataset import ShardDataset
 from .mixture import order_of
-from .reader import Reader, SkipLedger, Skipped
+from .reader import Reader
+from .skips import SkipLedger, Skipped
 from .state import check_state, state_of
 
 # Arguments that belong to a data set, as they are if not given.
@@ -69,8 +70,8 @@ class ShardStream:
         device: a CUDA device on which tensors are handed out: from pinned memory, the next batch
             copied while the one before is in use. None: on the CPU, in memory that is used again
             once nothing refers to a batch.
-        max_skipped: the stream stops when more than this fraction of the samples (but at least 10)
-            turned out damaged.
+        max_skipped: the stream stops when this rank skips more than this fraction of an epoch's
+            samples (but at least 10) in an epoch.
 
     Raises:
         FileNotFoundError: if a shard is missing.
@@ -139,7 +140,7 @@ class ShardStream:
             raise RuntimeError("this stream is closed")
         try:
             batch, skipped = self._read_here() if self._workers == 0 else self._read_ahead()
-            self._ledger.add(skipped)
+            self._ledger.add(skipped, self._position + self.batch_size)
         except BaseException:
             self._forget_prefetched()  # asked again, the same batch is tried again
             raise
@@ -181,6 +182,7 @@ class ShardStream:
         order = order_of(self.dataset, self._weights, int(state["seed"]))
         self._reader = Reader(self.dataset, order, self._reader.flip)
         self._position = self._submitted = int(state["position"])
+        self._ledger.restart(self._position)
 
     @property
     def skipped(self) -> Counter[str]:

@@ -223,6 +223,11 @@ class ToyStream:
             )
         self.seed, self._position = int(state["seed"]), int(state["position"])
 
+    @property
+    def num_samples(self) -> int:
+        """Of the points to compare with: a stream's have no number, nor epochs."""
+        return len(self.dataset)
+
     def drain_skipped(self) -> list[Any]:
         """Nothing is ever skipped."""
         return []
