@@ -17,9 +17,9 @@ class Encoded(NamedTuple):
     """The bytes of a sample: of its images and fields, in the order that the data set has them."""
 
     key: str
-    images: list[bytes]
+    images: Sequence[bytes]
     label: int
-    fields: list[bytes]
+    fields: Sequence[bytes]
 
 
 class Batch:

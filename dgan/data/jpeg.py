@@ -25,6 +25,7 @@ def _import() -> Any:
 
 simplejpeg = _import()
 _MAGIC = b"\xff\xd8\xff"
+_JFIF = b"JFIF"
 # Colour becomes grey in Pillow only: libjpeg would hand out Y, which Pillow rounds otherwise.
 _SPACES = {1: ("Gray",), 3: ("YCbCr", "RGB", "Gray")}
 _ERRORS = (ValueError, RuntimeError)  # what it raises, also for warnings
@@ -37,13 +38,17 @@ def decode_jpeg(data: bytes, row: NDArray[np.uint8], *, mirror: bool = False) ->
     """
     if simplejpeg is None or data[:3] != _MAGIC:
         return False
-    height, width, channels = row.shape
+    height, width, channels = shape = row.shape
     colours = "GRAY" if channels == 1 else "BGR" if mirror else "RGB"
     try:
-        found = simplejpeg.decode_jpeg_header(data, strict=True)
-        if found[:2] != (height, width) or found[2] not in _SPACES[channels]:
+        # Reading the header costs as much as all else here that is not decoding, and tells nothing
+        # of a JFIF file: such have the spaces that are ours, and the size is seen afterwards.
+        if channels == 1 or data[6:10] != _JFIF:
+            found = simplejpeg.decode_jpeg_header(data, strict=True)
+            if found[:2] != (height, width) or found[2] not in _SPACES[channels]:
+                return False
+        if simplejpeg.decode_jpeg(data, colours, buffer=row, strict=True).shape != shape:
             return False
-        simplejpeg.decode_jpeg(data, colours, buffer=row, strict=True)
     except _ERRORS:
         return False
     if mirror:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,7 @@ class Reader:
         views = self._views(np.arange(position + begin, position + end))
         for first in range(begin, end, _READ_TOGETHER):
             rows = range(first, min(first + _READ_TOGETHER, end))
-            for row, encoded in zip(rows, [self._read(int(samples[row])) for row in rows]):
+            for row, encoded in zip(rows, self._read(samples[rows.start : rows.stop])):
                 view = views[row - begin]
                 try:
                     if isinstance(encoded, Encoded):
@@ -55,7 +56,13 @@ class Reader:
                 skipped += self._row(batch, row, int(samples[row]), position + row, view, encoded)
         return skipped
 
-    def _read(self, sample: int) -> Encoded | UnreadableError | None:
+    def _read(self, samples: NDArray[np.int64]) -> Sequence[Encoded | UnreadableError | None]:
+        try:
+            return self.dataset.read_each(samples)
+        except DecodeError:
+            return [self._read_one(sample) for sample in samples.tolist()]
+
+    def _read_one(self, sample: int) -> Encoded | UnreadableError | None:
         """The bytes of a sample; None if something is wrong with it that a closer look may mend."""
         try:
             return self.dataset.read(sample)

@@ -81,8 +81,9 @@ class SkipLedger:
         Raises:
             DecodeError: if it is more than allowed.
         """
-        self.reasons.update(skip.reason for skip in skipped)
-        self._recent.extend(skipped)
+        if skipped:
+            self.reasons.update(skip.reason for skip in skipped)
+            self._recent.extend(skipped)
         self._limit.check(self.reasons.total(), position, skipped)
 
     def restart(self, position: int) -> None:

@@ -98,6 +98,10 @@ class StackedDataset(ShardDataset):
         assert isinstance(table, _StackedTable)
         return Encoded(table.key(i), table.images(i), self._label(i), [])
 
+    def read_each(self, samples: NDArray[np.int64]) -> Sequence[Encoded]:
+        """`read` of each of `samples`. Raises as it does."""
+        return [self.read(i) for i in samples.tolist()]
+
     def _label(self, i: int) -> int:
         table = self.table
         assert isinstance(table, _StackedTable)

@@ -265,8 +265,10 @@ class ShardStream:
             self._pool = ThreadPoolExecutor(self._workers, "dgan-data")
         batch, samples, mine = self._begin(self._submitted)
         self._submitted += self.batch_size
-        # One task a worker, not one a sample: a hand-over costs as much as decoding a small image.
-        n, tasks = len(samples), min(self._workers, len(samples))
+        # As few tasks as keep all workers busy with the batches ahead: beginning one costs as much
+        # as decoding a small image.
+        n = len(samples)
+        tasks = min(-(-self._workers // (self._prefetch + 1)), n)
         parts = [
             self._pool.submit(self._reader.rows, batch, samples, mine, begin, end)
             for begin, end in pairwise(n * task // tasks for task in range(tasks + 1))

@@ -52,10 +52,11 @@ class Table:
                 ".jpeg or .webp"
             )
         self.image_names = tuple(names)
+        self._ends = np.array(self.starts[1:])
         self._sizes = [index.size for index in indexes]
         self._keys = [index.keys for index in indexes]
-        self._labels = [index.labels for index in indexes]
-        self._columns = [_columns(index, self.image_names, fields) for index in indexes]
+        self._labels = np.concatenate([_labels(index) for index in indexes])
+        self._columns = _columns(indexes, self.image_names, fields)
         self._files = Files(self.shards)
         self._some_remote = any(isinstance(shard, Url) for shard in self.shards)
 
@@ -75,7 +76,7 @@ class Table:
     def key(self, i: int) -> str:
         """The key of sample `i`, as it is in its shard."""
         shard, row = self._locate(i)
-        return bytes(self._keys[shard][row]).decode("utf-8", "surrogateescape")
+        return self._keys[shard].item(row).decode("utf-8", "surrogateescape")
 
     def shard_of(self, i: int) -> Location:
         """The shard that holds sample `i`."""
@@ -88,11 +89,11 @@ class Table:
             DecodeError: if the sample has no such field, or the shard ends inside it.
             UnreadableError: a DecodeError, if the shard cannot be read, whatever is tried again.
         """
-        shard, row = self._locate(i)
-        offsets, sizes = self._columns[shard][column]
-        offset, size = int(offsets[row]), int(sizes[row])
+        offsets, sizes = self._columns[column]
+        offset, size = offsets.item(i), sizes.item(i)
         if offset < 0:
             raise DecodeError(f"sample {self.key(i)!r} has no {column!r}", "missing field")
+        shard = self._locate(i)[0]
         location = self.shards[shard]
         if isinstance(location, Url):
             assert self._remote is not None, "addresses come with what reads them"
@@ -103,8 +104,26 @@ class Table:
             except SourceError as error:
                 raise UnreadableError(str(error), error.reason) from error
         if len(data) < size:
-            raise DecodeError(f"{self.shards[shard]} ends inside {self.key(i)!r}", "shard cut off")
+            raise DecodeError(f"{location} ends inside {self.key(i)!r}", "shard cut off")
         return data
+
+    def read_each(self, samples: NDArray[np.int64], column: str) -> list[bytes]:
+        """`read` of each of `samples`, faster than one by one where all are files.
+
+        Raises:
+            DecodeError: if one cannot be read at once: `read` tells which, and tries again.
+        """
+        if self._some_remote:
+            return [self.read(i, column) for i in samples.tolist()]
+        offsets, sizes = (numbers[samples].tolist() for numbers in self._columns[column])
+        shards = np.searchsorted(self._ends, samples, side="right").tolist()
+        try:
+            found = self._files.read_each(shards, sizes, offsets)
+        except OSError as error:  # also where there is no such field: the offset is negative
+            raise UnreadableError(str(error)) from error
+        if [*map(len, found)] != sizes:
+            raise DecodeError("a shard ends inside a sample", "shard cut off")
+        return found
 
     def label(self, i: int) -> int:
         """The class of sample `i`, from the index if that holds it, else from the shard.
@@ -112,34 +131,22 @@ class Table:
         Raises:
             DecodeError: if it has none, or it is no number.
         """
-        shard, row = self._locate(i)
-        labels = self._labels[shard]
-        if labels is None or labels[row] < 0:
-            return decode_label(self.read(i, "cls"))
-        return int(labels[row])
+        label = self._labels.item(i)
+        return label if label >= 0 else decode_label(self.read(i, "cls"))
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """The class of every sample as far as the indexes tell, int64 `[N]`; −1 where not."""
-        return np.concatenate(
-            [
-                np.full(len(keys), -1, np.int64) if labels is None else labels
-                for keys, labels in zip(self._keys, self._labels)
-            ]
-        )
+        return self._labels.copy()
 
     def first_without(self, column: str) -> int | None:
         """The first sample that has no such field; None if all have it."""
-        for start, columns in zip(self.starts, self._columns):
-            absent = columns[column][0] < 0
-            if absent.any():
-                return start + int(absent.argmax())
-        return None
+        absent = self._columns[column][0] < 0
+        return int(absent.argmax()) if absent.any() else None
 
     def has(self, column: str, begin: int, end: int) -> bool:
-        """Whether any sample of the shards that hold `[begin, end)` has such a field."""
-        first, last = self._locate(begin)[0], self._locate(end - 1)[0]
-        return any((columns[column][0] >= 0).any() for columns in self._columns[first : last + 1])
+        """Whether any sample of `[begin, end)` has such a field."""
+        return bool((self._columns[column][0][begin:end] >= 0).any())
 
     def prefetch(self, samples: NDArray[np.int64]) -> None:
         """Begins to fetch what these samples need and is neither here nor on its way."""
@@ -173,12 +180,10 @@ class Table:
 
     def _places(self, i: int) -> list[tuple[Url, int, int]]:
         """Of a sample that is not in a file: the shard, size and offset of each of its fields."""
-        shard, row = self._locate(i)
-        location = self.shards[shard]
+        location = self.shard_of(i)
         if not isinstance(location, Url):
             return []
-        columns = self._columns[shard].values()
-        places = [(int(sizes[row]), int(offsets[row])) for offsets, sizes in columns]
+        places = [(sizes.item(i), offsets.item(i)) for offsets, sizes in self._columns.values()]
         return [(location, size, offset) for size, offset in places if offset >= 0]
 
     def _locate(self, i: int) -> tuple[int, int]:
@@ -186,32 +191,38 @@ class Table:
         return shard, i - self.starts[shard]
 
 
+def _labels(index: ShardIndex) -> NDArray[np.int64]:
+    return np.full(len(index), -1, np.int64) if index.labels is None else index.labels
+
+
 def _columns(
-    index: ShardIndex, image_names: Sequence[str], fields: Sequence[str]
+    indexes: Sequence[ShardIndex], image_names: Sequence[str], fields: Sequence[str]
 ) -> dict[str, _Column]:
     """Offsets and sizes of each image name, of `cls` and of each further field."""
-    sources = {name: [] for name in image_names} | {name: [name] for name in ("cls", *fields)}
-    for name in index.fields:
-        if (image := split_image_field(name)) is not None:
-            sources[image].append(name)
-    return {name: _column(index, name, found) for name, found in sources.items()}
+    found: dict[str, _Column] = {}
+    for name in (*image_names, "cls", *fields):
+        parts = [_column(index, name, is_image=name in image_names) for index in indexes]
+        offsets, sizes = np.concatenate(parts, axis=1)
+        found[name] = offsets, sizes
+    return found
 
 
-def _column(index: ShardIndex, name: str, fields: Sequence[str]) -> _Column:
-    """Of each sample the one of `fields` that it has: some are .jpg, others .png."""
-    places = [index.fields.index(field) for field in fields if field in index.fields]
+def _column(index: ShardIndex, name: str, *, is_image: bool) -> NDArray[np.int64]:
+    """Offset and size of a field of each sample, `[2, n]`; some images are .jpg, others .png."""
+    role = split_image_field if is_image else str
+    places = [place for place, field in enumerate(index.fields) if role(field) == name]
     if not places:
-        absent = np.full(len(index), -1, np.int64)
-        return absent, absent
+        return np.full((2, len(index)), -1, np.int64)
     if len(places) == 1:
         (place,) = places
-        return index.offsets[:, place].copy(), index.sizes[:, place].copy()
+        return np.stack([index.offsets[:, place], index.sizes[:, place]])
     present = index.offsets[:, places] >= 0
     several = present.sum(axis=1) > 1
     if several.any():
+        fields = ", ".join(index.fields[place] for place in places)
         raise ValueError(
             f"{index.location}: sample {index.key(int(several.argmax()))!r} has several images for "
-            f"{name!r}: {', '.join(fields)}; name them apart, as in a.png and b.png"
+            f"{name!r}: {fields}; name them apart, as in a.png and b.png"
         )
     rows, chosen = np.arange(len(index)), np.array(places)[present.argmax(axis=1)]
-    return index.offsets[rows, chosen], index.sizes[rows, chosen]
+    return np.stack([index.offsets[rows, chosen], index.sizes[rows, chosen]])

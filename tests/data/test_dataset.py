@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -72,3 +74,25 @@ def test_colour_is_seen_behind_a_grey_first_sample(tmp_path):
     assert ShardDataset(shard).channels == 3
     assert ShardDataset(shard)[0]["image"].shape == (3, 8, 8)
     assert ShardDataset(shard, channels=1)[1]["image"].shape == (1, 8, 8)
+
+
+def test_many_samples_are_read_as_each_one_is(shards):
+    with ShardDataset(shards) as dataset:
+        samples = np.random.default_rng(0).permutation(100)
+        assert list(dataset.read_each(samples)) == [dataset.read(i) for i in samples.tolist()]
+        os.truncate(shards[1], 5000)
+        with pytest.raises(DecodeError):
+            dataset.read_each(samples)
+        assert len(dataset.read_each(samples[samples < 40])) == 40
+
+
+def test_many_samples_are_read_with_their_fields(tmp_path):
+    members = [(f"{i}.{e}", d) for i in range(9) for e, d in (("png", numbered(i)), ("txt", b"x"))]
+    members[5] = ("2.json", b"{}")
+    shard = write_tar(tmp_path / "x.tar", members)
+    with ShardDataset(shard, fields=("txt",)) as dataset:
+        some = np.array([8, 3, 0])
+        assert list(dataset.read_each(some)) == [dataset.read(i) for i in some.tolist()]
+        assert dataset.read_each(some)[0].fields == (b"x",)
+        with pytest.raises(DecodeError):
+            dataset.read_each(np.array([0, 2]))

@@ -99,6 +99,11 @@ def test_another_size_is_not_decoded():
         assert not jpeg.decode_jpeg(data, np.empty((*size, 3), np.uint8))
 
 
+@pytest.mark.parametrize("size", [(64, 16), (16, 64), (16, 16), (32, 8)])
+def test_another_form_of_as_many_bytes_or_fewer_is_not_taken_for_the_row(size):
+    assert not jpeg.decode_jpeg(encode(photograph(*size)), np.empty((32, 32, 3), np.uint8))
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 def test_damage_is_judged_by_pillow_alone(monkeypatch, progressive):
     """Cut off, with flipped bits, zeroed, or followed by something else: the same either way."""
