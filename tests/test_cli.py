@@ -116,7 +116,7 @@ def test_data_sets_are_mixed_as_the_command_line_says(
     saved = find(str(tmp_path / "run")).data
     assert (saved.shards, saved.weights) == ((f"{first[:-5]}[01].tar", third), (3, 1))
     state = facts(checkpoint_of(tmp_path / "run", 2))["stream"]
-    assert state["parts"] == [[1200, 0.75], [597, 0.25]]
+    assert state["parts"][0] == "a mixture of 0.75 × 1200 samples + 0.25 × 597 samples"
     assert dgan(capsys, "train", tmp_path / "run", "--train.steps", 4).code == 0
     divided = ("--train.steps", 6, "--data.shards", f"{first[:-5]}0.tar", f"{first[:-5]}[12].tar")
     assert (
@@ -130,7 +130,10 @@ def test_data_sets_are_mixed_as_the_command_line_says(
         capsys, "train", recipe, "--run.dir", tmp_path / "one", "--data.shards", first, second
     )
     assert together.code == 0, together
-    assert facts(checkpoint_of(tmp_path / "one", 2))["stream"]["parts"] == [[1200, 1.0]]
+    assert (
+        facts(checkpoint_of(tmp_path / "one", 2))["stream"]["parts"][0]
+        == "one data set of 1200 samples"
+    )
 
 
 def test_samples_depend_on_the_seed_alone(capsys: Capture, run: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ whatever the weights. Any position can be reached at once.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -22,6 +24,7 @@ from .order import Order
 
 # What a draw is for; the first purposes are order.py's.
 _SOURCE, _TIME = 16, 17
+_NAMED = 4  # parts that a message names
 _STRETCH = 1024  # of time, which is a sample a unit, times the sources: what is sorted at once
 
 
@@ -160,10 +163,22 @@ class Mixture:
         return int(entropy.generate_state(1, np.uint64)[0])
 
 
-def describe(parts: Sequence[Sequence[float]]) -> str:
-    """`parts` of an order in words."""
-    named = " + ".join(f"{share:.4g} × {n} samples" for n, share in parts)
-    return f"a mixture of {named}" if len(parts) > 1 else f"one data set of {parts[0][0]} samples"
+class Parts(NamedTuple):
+    """What tells the parts of an order from others, no longer if they are many."""
+
+    words: str
+    digest: str
+
+    @classmethod
+    def of(cls, parts: Sequence[Sequence[float]]) -> Parts:
+        """Of each part its size and its share."""
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        if len(parts) == 1:
+            return cls(f"one data set of {parts[0][0]} samples", digest)
+        named = " + ".join(f"{share:.4g} × {n} samples" for n, share in parts[:_NAMED])
+        if len(parts) > _NAMED:
+            named += f" + {len(parts) - _NAMED} more ({digest[:8]} in all)"
+        return cls(f"a mixture of {named}", digest)
 
 
 def order_of(dataset: ShardDataset, weights: Sequence[float], seed: int) -> Order | Mixture:

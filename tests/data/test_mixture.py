@@ -1,4 +1,5 @@
 import json
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -191,6 +192,38 @@ def test_another_mixture_is_refused(two, tmp_path, other):
         pytest.raises(ValueError, match=message),
     ):
         stream.load_state_dict(state)
+
+
+def test_a_state_is_small_however_many_data_sets_are_mixed(tmp_path):
+    many = []
+    for k in range(100):
+        (tmp_path / str(k)).mkdir()
+        many.append(write_shards(tmp_path / str(k), [3 + k % 5]))
+    weights = [1 + k % 7 for k in range(100)]
+    with ShardStream(many, batch_size=12, weights=weights) as stream:
+        list(islice(stream, 30))
+        text = json.dumps(stream.state_dict())
+        following = next(stream)["__key__"]
+    assert len(text.encode()) < 1024
+    with ShardStream(many, batch_size=12, weights=weights) as stream:
+        stream.load_state_dict(json.loads(text))
+        assert next(stream)["__key__"] == following
+    weights[77], weights[78] = weights[78], weights[77]  # which the first ones do not show
+    message = r"\+ 96 more \((\w{8}) in all\), and this is .* \((?!\1)\w{8}"
+    with (
+        ShardStream(many, batch_size=12, weights=weights) as stream,
+        pytest.raises(ValueError, match=message),
+    ):
+        stream.load_state_dict(json.loads(text))
+
+
+def test_a_state_that_holds_all_parts_is_understood(two):
+    with ShardStream(two, batch_size=12, weights=[3, 1]) as stream:
+        state = stream.state_dict() | {"position": 24}
+        stream.load_state_dict({**state, "parts": [[100, 0.75], [20, 0.25]]})
+        assert stream.position == 24
+        with pytest.raises(ValueError, match="same `weights`"):
+            stream.load_state_dict({**state, "parts": [[100, 0.5], [20, 0.5]]})
 
 
 def test_damaged_samples_are_replaced_from_their_own_source(two):
