@@ -51,7 +51,8 @@ class Data:
 
     shards: str | tuple[str, ...]
     """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`, also
-    of `https://` and `s3://` addresses; or several of these."""
+    of `https://`, `s3://` and `gs://` addresses; or several of these. Commands (`pipe:`) are
+    never run."""
     kind: Literal["images", "stacked", "points"] = "images"
     """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `points`: of
     the toy that `shards` names, `ring`, `grid` or `swissroll`."""

@@ -32,8 +32,9 @@ class ShardDataset:
     images are channels last: `.contiguous()` or `.reshape` them where that matters.
 
     Args:
-        shards: a brace or glob pattern, a path or an address (http://, https://, s3://), or a list
-            of these; an entry of the list may be a list again.
+        shards: a brace or glob pattern, a path or an address (http://, https://, s3://, gs://), or
+            a list of these; an entry of the list may be a list again. `pipe:` is refused: it would
+            run a command.
         resolution: the height and width that every image must have; None: as the first one's.
         channels: 1 or 3, to which every image is converted; None: 1 if all that are looked at are
             grey, else 3.

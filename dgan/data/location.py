@@ -18,6 +18,7 @@ _SIGNING = re.compile(
 )
 # Parts of a query that say what, not who: they may be shown and written down.
 _PLAIN = re.compile(r"alt|dl|download|generation|raw|ref|rev|version|versionid", re.IGNORECASE)
+BUCKETS = ("s3", "gs")
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 _ADDRESS = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#'\"]*@)?([^\s?]*)(\?[^\s'\"]*)?")
 
@@ -97,6 +98,11 @@ class Url:
         host = parts.netloc.rpartition("@")[2]
         return urlunsplit(parts._replace(netloc=host, query=kept, fragment=""))
 
+    @property
+    def in_bucket(self) -> bool:
+        """Whether it is a key of an object store, in which nothing is percent-encoded."""
+        return self.scheme in BUCKETS
+
 
 Location = Path | Url
 
@@ -142,7 +148,7 @@ def _cut(address: str) -> tuple[str, str, str, str]:
     if not mark:
         return "", "", address, ""
     # In the keys of a bucket a question mark is a wildcard.
-    rest, _, query = (rest, "", "") if scheme.lower() == "s3" else rest.partition("?")
+    rest, _, query = (rest, "", "") if scheme.lower() in BUCKETS else rest.partition("?")
     authority, slash, path = rest.partition("/")
     user, _, host = authority.rpartition("@")
     return scheme + mark, user, host + slash + path, query

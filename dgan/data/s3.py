@@ -5,6 +5,9 @@ the training loop needs too, and has time-outs and retries of its own. An addres
 good for an hour, and reading it is plain HTTP. Where the store is (AWS_ENDPOINT_URL), who we are
 and in which region is settled by boto3's usual variables and files; without credentials a bucket
 is read as anybody may.
+
+Google's object store speaks S3 as well (its XML API), to HMAC keys: gs:// is that, with such keys
+where AWS's are looked for.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from .sources import Http
 from .transport import Reply, Transport
 
 _T = TypeVar("_T")
+GOOGLE = "https://storage.googleapis.com"
 _VALID = 3600  # seconds for which an address is signed
 _REUSED = 1800  # seconds for which it is used: a read may be long
 _SETTLED = 60.0  # seconds after which a refusal may come from the signature
@@ -61,10 +65,15 @@ class Signed(NamedTuple):
 
 
 class Account:
-    """Who reads and where: boto3's clients, one a region. Safe to use from many threads."""
+    """Who reads and where: boto3's clients, one a region. Safe to use from many threads.
 
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
+    Args:
+        patience: with the server.
+        scheme: `s3`, or `gs` for Google's.
+    """
+
+    def __init__(self, patience: Patience, scheme: str = "s3") -> None:
+        self._patience, self._scheme = patience, scheme
         self._clients: dict[str | None, Any] = {}
         self._regions: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -73,7 +82,7 @@ class Account:
     def sign(self, bucket: str, key: str) -> Signed:
         """An address at which anybody may read `key` for an hour."""
         region, named = self._regions.get(bucket), {"Bucket": bucket, "Key": key}
-        with self._translated(f"s3://{bucket}/{key}"):
+        with self._translated(f"{self._scheme}://{bucket}/{key}"):
             address = self._client(bucket).generate_presigned_url(
                 "get_object", Params=named, ExpiresIn=_VALID
             )
@@ -99,7 +108,7 @@ class Account:
             for key in keys
             if len(key.split("/")) == len(parts) and all(map(fnmatchcase, key.split("/"), parts))
         )
-        return [Url(f"s3://{bucket}/{key}") for key in sorted(found)]
+        return [Url(f"{self._scheme}://{bucket}/{key}") for key in sorted(found)]
 
     def move(self, bucket: str, region: str) -> None:
         """From now on signs for `bucket` as being in `region`."""
@@ -124,7 +133,7 @@ class Account:
             from botocore import UNSIGNED
             from botocore.config import Config
         except ImportError:
-            raise ValueError("s3:// needs boto3: pip install 'dgan[s3]'") from None
+            raise ValueError(f"{self._scheme}:// needs boto3: pip install 'dgan[s3]'") from None
         session = Session()
         self.anonymous = session.get_credentials() is None
         config = Config(
@@ -133,8 +142,9 @@ class Account:
             read_timeout=self._patience.stall,
             retries={"total_max_attempts": self._patience.attempts, "mode": "standard"},
         )
+        place = {"endpoint_url": GOOGLE, "region_name": "auto"} if self._scheme == "gs" else {}
         try:
-            return session.client("s3", region_name=region, config=config)
+            return session.client("s3", **{"region_name": region, **place}, config=config)
         except ValueError as error:
             raise ValueError(f"{error}: AWS_ENDPOINT_URL is as in https://host:port") from None
 
@@ -221,8 +231,8 @@ class S3(Http):
 
 
 def is_pattern(url: Url) -> bool:
-    """Whether an address in S3 names shards by `*`, `?` or `[…]`."""
-    return url.scheme == "s3" and _WILD.search(url.address) is not None
+    """Whether an address in a bucket names shards by `*`, `?` or `[…]`."""
+    return url.in_bucket and _WILD.search(url.address) is not None
 
 
 def split(url: Url) -> tuple[str, str]:
@@ -235,5 +245,5 @@ def split(url: Url) -> tuple[str, str]:
     if "@" in bucket:
         raise ValueError(f"{url}: credentials belong into AWS's variables or files, not in here")
     if not bucket or not key:
-        raise ValueError(f"{url}: an address in S3 is s3://bucket/key")
+        raise ValueError(f"{url}: an address in a bucket is {url.scheme}://bucket/key")
     return bucket, key

@@ -59,8 +59,8 @@ def expand(patterns: str | Path | Sequence[str | Path]) -> list[Path]:
 def locate(patterns: str | Path | Sequence[str | Path], opener: Opener) -> list[Location]:
     """The shards that `patterns` name: as `expand`, and addresses.
 
-    Braces are understood in addresses too; `*`, `?` and `[…]` in s3:// only, whose keys can be
-    listed. `$NAME` before the `@` of an address or in its query is the environment's.
+    Braces are understood in addresses too; `*`, `?` and `[…]` in s3:// and gs:// only, whose keys
+    can be listed. `$NAME` before the `@` of an address or in its query is the environment's.
 
     Raises:
         FileNotFoundError: if a file is missing or a glob matches nothing.

@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from .location import Identity, Location, SourceError, Url, redact
+from .location import BUCKETS, Identity, Location, SourceError, Url, redact
 from .patience import Patience, TransientError
 from .transport import Reply, Transport, raise_for
 
 _T = TypeVar("_T")
-SCHEMES = ("http", "https", "s3")
+SCHEMES = ("http", "https", *BUCKETS)
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _HINTS = {
     "pipe": "commands are never run",
     "file": "name the file itself",
-    "gs": "Google's buckets speak S3 too: s3://… with AWS_ENDPOINT_URL=https://storage."
-    "googleapis.com and HMAC keys",
 }
 
 
@@ -190,7 +188,7 @@ class Opener:
 
     def __init__(self, patience: Patience | None = None) -> None:
         self.transport = Transport(patience)
-        self._account: Any = None
+        self._accounts: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type[Opener], tuple[Patience]]:
         return Opener, (self.transport.patience,)
@@ -201,10 +199,10 @@ class Opener:
         Raises:
             ValueError: if its scheme is not known, or what reads it is not installed.
         """
-        if url.scheme == "s3":
+        if url.in_bucket:
             from .s3 import S3
 
-            return S3(url, self.transport, self._in_s3(), identity=identity)
+            return S3(url, self.transport, self._account(url.scheme), identity=identity)
         if url.scheme not in SCHEMES:
             raise refuse(url.address)
         return Http(url, self.transport, identity=identity)
@@ -218,11 +216,11 @@ class Opener:
         """
         if url.scheme not in SCHEMES:
             raise refuse(url.address)
-        if url.scheme == "s3":
+        if url.in_bucket:
             from .s3 import is_pattern, split
 
             split(url)
-            return self._in_s3().list(url) if is_pattern(url) else [url]
+            return self._account(url.scheme).list(url) if is_pattern(url) else [url]
         parts = urlsplit(url.address)
         if not parts.hostname or parts.port == 0:  # a port that is no number raises
             raise ValueError(f"{url} names no host")
@@ -232,12 +230,12 @@ class Opener:
         """Closes connections; they are opened again if they are needed again."""
         self.transport.close()
 
-    def _in_s3(self) -> Any:
-        if self._account is None:
+    def _account(self, scheme: str) -> Any:
+        if scheme not in self._accounts:
             from .s3 import Account
 
-            self._account = Account(self.transport.patience)
-        return self._account
+            self._accounts[scheme] = Account(self.transport.patience, scheme)
+        return self._accounts[scheme]
 
 
 def refuse(text: str) -> ValueError:

@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import threading
@@ -10,6 +11,7 @@ import time
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from shard_helpers import write_shards
@@ -21,6 +23,7 @@ from dgan.data.contact_sheet import contact_sheet
 from dgan.data.indexing import Indexer, index_shards
 from dgan.data.location import ForbiddenError, Identity, MissingError, SourceError, Url, redact
 from dgan.data.patience import Patience
+from dgan.data.s3 import Account
 from dgan.data.shards import locate
 from dgan.data.sources import Http, Local, Opener
 from dgan.data.verify import verify_shards
@@ -82,7 +85,8 @@ def test_an_address_signed_anew_is_the_same_shard():
         ("pipe:cat /etc/passwd", "commands are never run"),
         ("pipe://cat", "commands are never run"),
         ("file:///etc/passwd", "name the file itself"),
-        ("gs://bucket/x.tar", "AWS_ENDPOINT_URL"),
+        ("gs://bucket", "gs://bucket/key"),
+        ("gs://key:secret@bucket/x.tar", "credentials"),
         ("hdfs://u:secret@h/x.tar", "not hdfs:"),
         ("http:x.tar", "not http:"),
         ("http:///x.tar", "names no host"),
@@ -350,6 +354,41 @@ def test_a_stream_from_a_bucket(bucket, tmp_path):
                 assert a["__key__"] == b["__key__"]
                 assert (a["image"] == b["image"]).all()
             there.load_state_dict(here.state_dict())
+
+
+def test_gs_is_google_s_store_by_its_s3(monkeypatch):
+    pytest.importorskip("boto3", reason="the extra s3 is not installed")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "GOOG1EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hmac")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://elsewhere")  # which is of s3://
+    address = Account(QUICK, "gs").sign("my-bucket", "deep/er/a b.tar").address
+    parts = urlsplit(address)
+    assert (parts.scheme, parts.netloc) == ("https", "storage.googleapis.com")
+    assert parts.path == "/my-bucket/deep/er/a%20b.tar"
+    query = parse_qs(parts.query)
+    assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
+    assert re.fullmatch(r"GOOG1EXAMPLE/\d{8}/auto/s3/aws4_request", query["X-Amz-Credential"][0])
+    assert not any("checksum" in name for name in query)
+    assert Url("gs://my-bucket/x.tar").sidecar == Url("gs://my-bucket/x.tar.index.json")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    public = Account(QUICK, "gs").sign("my-bucket", "x.tar").address
+    assert public == "https://storage.googleapis.com/my-bucket/x.tar"
+
+
+def test_a_stream_from_gs_beside_one_from_s3(bucket, endpoint, monkeypatch, tmp_path):
+    client, name = bucket
+    shards = write_shards(tmp_path, [40, 17, 43])
+    for shard in shards:
+        client.upload_file(str(shard), name, shard.name)
+    monkeypatch.setattr("dgan.data.s3.GOOGLE", endpoint)
+    mixed = [f"gs://{name}/train-00000[01].tar", f"s3://{name}/train-000002.tar"]
+    with ShardStream(shards, batch_size=50) as here, ShardStream(mixed, batch_size=50) as there:
+        assert str(there.dataset.shards[1]) == f"gs://{name}/train-000001.tar"
+        for a, b in islice(zip(here, there), 4):
+            assert a["__key__"] == b["__key__"]
+            assert (a["image"] == b["image"]).all()
 
 
 def test_every_sample_of_a_bucket_arrives_exactly_once_an_epoch(bucket, tmp_path):

@@ -283,6 +283,18 @@ def test_samples_that_do_not_decode_are_counted_and_named(tmp_path: Path, capsys
         assert re.search(pattern, message), message
 
 
+@pytest.mark.parametrize("key", ["data.shards", "evaluation.shards"])
+def test_a_recipe_never_runs_a_command(
+    digits: str, tmp_path: Path, capsys: Capture, key: str
+) -> None:
+    canary = tmp_path / "canary"
+    recipe = write_recipe(tmp_path, "run", digits, evaluation__every=0)
+    for command in (f"pipe:touch {canary}", f"pipe:touch {canary}; cat {digits}"):
+        message = dgan(capsys, "train", recipe, f"--{key}", command).error()
+        assert "commands are never run" in message
+    assert not canary.exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(
     digits: str, tmp_path: Path, capsys: Capture
 ) -> None:
