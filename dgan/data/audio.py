@@ -85,6 +85,14 @@ def require_soundfile() -> Any:
     return soundfile
 
 
+def has_soundfile() -> bool:
+    """Whether audio can be decoded here."""
+    try:
+        return bool(require_soundfile())
+    except ValueError:
+        return False
+
+
 def _decode(extension: str, data: bytes) -> Waveform:
     soundfile = require_soundfile()
     audio = read_audio(extension, data)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .audio import AUDIO_EXTENSIONS, read_audio
+from .audio import AUDIO_EXTENSIONS, has_soundfile, read_audio
 from .decode import (
     DECODERS,
     DecodeError,
@@ -65,7 +65,7 @@ class Findings:
         problems: in the order of the shards.
         labels: how often each class occurs.
         shapes: of each field, how often each size or form occurs, such as `"256×256 RGB"`.
-        unchecked: fields that nothing here decodes.
+        unchecked: fields that nothing here decodes; audio, where its package is missing.
         checksums: the sha256 of each shard.
     """
 
@@ -229,8 +229,11 @@ def _check_field(findings: Findings, name: str, data: bytes) -> None:
         to_pixels(image, channels)
         shape = f"{image.width}×{image.height} {'grey' if channels == 1 else 'colour'}"
     elif extension in AUDIO_EXTENSIONS:
-        audio = read_audio(extension, data)
-        shape = str(audio)
+        shape = str(read_audio(extension, data))
+        if has_soundfile():
+            decode_field(name, data)
+        else:
+            findings.unchecked.add(name)  # but for its header
     elif extension in DECODERS:
         value = decode_field(name, data)
         if isinstance(value, np.ndarray):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import wave
 
 import numpy as np
@@ -135,6 +136,24 @@ def test_indexes_with_and_without_a_checksum_are_read(tmp_path):
     for wrong in ("x", 5, ["a"], "A" * 64):
         sidecar_path(shard).write_text(json.dumps({**content, "sha256": wrong}))
         assert read_index(shard).labels is None  # that is, from the headers
+
+
+def test_audio_is_decoded_to_its_end_where_that_can_be(tmp_path, monkeypatch):
+    soundfile = pytest.importorskip("soundfile", reason="the extra `audio` is not installed")
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(-9999, 9999, 20_000).astype(np.int16)
+    soundfile.write(buffer, noise, 8_000, format="FLAC")
+    sound = buffer.getvalue()
+    at = len(sound) // 2  # in a frame: its header says nothing of it
+    damaged = sound[:at] + bytes([sound[at] ^ 8]) + sound[at + 1 :]
+    shard = write_tar(tmp_path / "x.tar", [("0.flac", sound), ("1.flac", damaged)])
+    report = verify_shards([shard])
+    assert kinds(report) == [("does not decode", "1")]
+    assert report.shapes == {"flac": {"8000 Hz, 1 channel, 16 bit": 1}}
+    assert not report.unchecked
+    monkeypatch.setitem(sys.modules, "soundfile", None)  # as where it is not installed
+    report = verify_shards([shard])
+    assert (report.problems, report.unchecked) == ([], {"flac"})
 
 
 def test_an_index_that_says_other_places_is_found(tmp_path):
