@@ -54,8 +54,11 @@ class Files:
     ) -> list[bytes]:
         """As `os.pread` of each of `shards`, without trying anything again. Raises OSError."""
         with self._lock:
-            files = [self._get(shard) for shard in shards]
-        return [file.read(offset, size) for file, size, offset in zip(files, sizes, offsets)]
+            files = [self._known(shard) for shard in shards]
+        return [
+            (file or self._file(shard)).read(offset, size)
+            for file, shard, size, offset in zip(files, shards, sizes, offsets)
+        ]
 
     def close(self) -> None:
         """Closes the files; they are opened again if they are needed again."""
@@ -76,16 +79,20 @@ class Files:
 
     def _file(self, shard: int) -> Local:
         with self._lock:
-            return self._get(shard)
-
-    def _get(self, shard: int) -> Local:
-        """The file, while the lock is held."""
-        if (file := self._open.get(shard)) is not None:
-            self._open.move_to_end(shard)
-            return file
+            if file := self._known(shard):
+                return file
         path = self._paths[shard]
         assert isinstance(path, Path), "an address is not read here"
-        file = self._open[shard] = Local(path)
-        if len(self._open) > _OPEN_FILES:
-            self._open.popitem(last=False)
+        file = Local(path)  # without the lock: where a server is gone this does not return
+        with self._lock:
+            file = self._open.setdefault(shard, file)
+            if len(self._open) > _OPEN_FILES:
+                self._open.popitem(last=False)
+        return file
+
+    def _known(self, shard: int) -> Local | None:
+        """The file if it is open. The lock is held."""
+        file = self._open.get(shard)
+        if file is not None:
+            self._open.move_to_end(shard)
         return file

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .batch import Batch
 from .buffers import Buffers, open_upload
 from .cache import CACHE_GIGABYTES
+from .crew import Crew, result_within
 from .dataset import ShardDataset
 from .mixture import order_of
 from .reader import Reader
@@ -28,6 +29,9 @@ from .state import check_state, state_of
 
 # Arguments that belong to a data set, as they are if not given.
 _OF_DATASET = (None, None, None, (), "none", None)
+# Seconds. What can be noticed to fail does so sooner (`patience`); a read of a network file system
+# whose server is gone just does not return.
+_STUCK, _CLOSING = 900.0, 10.0
 
 
 class _Pending(NamedTuple):
@@ -127,7 +131,7 @@ class ShardStream:
         self._upload = open_upload(device)
         self._buffers = Buffers(keep=prefetch + 2, pinned=self._upload is not None)
         self._workers, self._prefetch = workers, prefetch
-        self._pool: ThreadPoolExecutor | None = None
+        self._crew: Crew | None = None
         self._queue: deque[_Pending] = deque()
         self._position = self._submitted = 0
         self._closed = False
@@ -159,9 +163,9 @@ class ShardStream:
         """Stops the workers and closes the files. `state_dict` still answers."""
         self._closed = True
         self._forget_prefetched()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        if self._crew is not None:
+            self._crew.close(_CLOSING)
+            self._crew = None
         self.dataset.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -254,15 +258,17 @@ class ShardStream:
         while len(self._queue) <= self._prefetch:  # the one that is wanted now, and those ahead
             self._queue.append(self._submit())
         pending = self._queue.popleft()
-        return pending.batch, [skip for part in pending.parts for skip in part.result()]
+        table = self.dataset.table
+        parts = (result_within(_STUCK, part, f"reading {table}") for part in pending.parts)
+        return pending.batch, [skip for part in parts for skip in part]
 
     def _next_is_ready(self) -> bool:
         parts = self._queue[0].parts if self._queue else []
         return bool(parts) and all(part.done() and not part.exception() for part in parts)
 
     def _submit(self) -> _Pending:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._workers, "dgan-data")
+        if self._crew is None:
+            self._crew = Crew(self._workers, "dgan-data")
         batch, samples, mine = self._begin(self._submitted)
         self._submitted += self.batch_size
         # As few tasks as keep all workers busy with the batches ahead: beginning one costs as much
@@ -270,7 +276,7 @@ class ShardStream:
         n = len(samples)
         tasks = min(-(-self._workers // (self._prefetch + 1)), n)
         parts = [
-            self._pool.submit(self._reader.rows, batch, samples, mine, begin, end)
+            self._crew.submit(self._reader.rows, batch, samples, mine, begin, end)
             for begin, end in pairwise(n * task // tasks for task in range(tasks + 1))
         ]
         return _Pending(batch, parts)
