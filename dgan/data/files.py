@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,10 @@ _MAY_OPEN, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 if _MAY_OPEN != resource.RLIM_INFINITY:
     _OPEN_FILES = min(_OPEN_FILES, _MAY_OPEN // 2)
 
+# Seconds a read: from memory it takes a third of this. From a disk, telling beforehand what will be
+# read makes 64 reads three times as fast; of what is in memory it would only cost time.
+_SLOW = 15e-6
+
 
 class Files:
     """The shards' files, opened when first read; the least recently used is closed.
@@ -31,6 +36,7 @@ class Files:
         self._open: OrderedDict[int, Local] = OrderedDict()
         self._lock = threading.Lock()
         self._persist = Persistence()
+        self._slow = False  # the last reads came from the disk
 
     def __reduce__(self) -> tuple[type[Files], tuple[Sequence[Location]]]:
         return Files, (self._paths,)  # another process opens its own
@@ -54,11 +60,15 @@ class Files:
     ) -> list[bytes]:
         """As `os.pread` of each of `shards`, without trying anything again. Raises OSError."""
         with self._lock:
-            files = [self._known(shard) for shard in shards]
-        return [
-            (file or self._file(shard)).read(offset, size)
-            for file, shard, size, offset in zip(files, shards, sizes, offsets)
-        ]
+            known = [self._known(shard) for shard in shards]
+        files = [file or self._file(shard) for file, shard in zip(known, shards)]
+        if self._slow:
+            for file, size, offset in zip(files, sizes, offsets):
+                file.expect(offset, size)
+        begun = time.perf_counter()
+        found = [file.read(offset, size) for file, size, offset in zip(files, sizes, offsets)]
+        self._slow = time.perf_counter() - begun > _SLOW * len(found)
+        return found
 
     def close(self) -> None:
         """Closes the files; they are opened again if they are needed again."""

@@ -68,6 +68,11 @@ class Local:
         """As in `Source`."""
         return os.pread(self._descriptor, size, offset)
 
+    def expect(self, offset: int, size: int) -> None:
+        """Has the system begin to fetch `[offset, offset + size)`, if it can. Raises OSError."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
 
 class Http:
     """A shard behind a web server.
