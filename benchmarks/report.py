@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +41,16 @@ def environment() -> dict[str, Any]:
 def path_of(name: str, out: Path | None = None) -> Path:
     """Where `store` puts it."""
     return (out or RESULTS / device()) / f"{name}.json"
+
+
+def median_row(rounds: list[dict[str, Any]], per_round: str) -> dict[str, Any]:
+    """The median of each number over some rounds, and all rounds' values of `per_round`."""
+    medians = {
+        key: round(statistics.median(row[key] for row in rounds), 3)
+        for key, value in rounds[0].items()
+        if isinstance(value, int | float)
+    }
+    return {**rounds[0], **medians, f"{per_round}_rounds": [row[per_round] for row in rounds]}
 
 
 def store(name: str, rows: list[dict[str, Any]], notes: str = "", out: Path | None = None) -> Path:
