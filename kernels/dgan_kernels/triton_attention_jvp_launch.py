@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dgan_kernels.reference_attention_jvp import Inputs
+from dgan_kernels.triton_activations import OPTIONS
 from dgan_kernels.triton_attention_jvp import forward_kernel, key_kernel, query_kernel
 
 NARROWEST = 16
@@ -155,7 +156,7 @@ class _Launch:
             kernel[(count * self.heads,)](
                 *before, *self.tensors, *after, *self.numbers, *strides, **self.constants,
                 BM=blocks.queries, BN=blocks.keys,
-                num_warps=blocks.warps, num_stages=blocks.stages,
+                num_warps=blocks.warps, num_stages=blocks.stages, **OPTIONS,
             )  # fmt: skip
 
 

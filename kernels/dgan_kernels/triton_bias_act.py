@@ -29,6 +29,7 @@ from dgan_kernels.reference import (
     bias_act_forward,
     bias_act_second,
 )
+from dgan_kernels.triton_activations import OPTIONS
 
 BLOCK = 1024  # eight elements a thread: one 16-byte load of a 16-bit dtype, two of float32
 WARPS = 4
@@ -152,7 +153,7 @@ def _launch(
             *outputs,
             size, stride, channels, inner, gain, 0.0 if clamp is None else clamp,
             ACT=act, HAS_BIAS=bias is not None, HAS_CLAMP=clamp is not None, PLANES=planes,
-            UNIT=gcd(channels, 16) if inner == 1 else 1, BLOCK=BLOCK, num_warps=WARPS,
+            UNIT=gcd(channels, 16) if inner == 1 else 1, BLOCK=BLOCK, num_warps=WARPS, **OPTIONS,
         )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from dgan_kernels import triton_bias_act_tiles as kernels
 from dgan_kernels.autograd import Gradients, Launch, Via
 from dgan_kernels.reference import ACTIVATIONS
 from dgan_kernels.reference_bias_act_scaled import MaybeTensor
+from dgan_kernels.triton_activations import OPTIONS
 from dgan_kernels.triton_bias_act import in_memory_order_of
 
 TILE = 2048  # eight elements a thread: one 16-byte load of a 16-bit dtype, two of float32
@@ -76,7 +77,7 @@ def _launch(
             gain, 0.0 if clamp is None else clamp,
             ACT=act, HAS_CLAMP=clamp is not None, HAS_SCALE=scale is not None,
             HAS_NOISE=noise is not None, HAS_BIAS=bias is not None, **flags, **size,
-            num_warps=WARPS,
+            num_warps=WARPS, **OPTIONS,
         )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dgan_kernels import reference_gradient_penalty as reference
 from dgan_kernels.autograd import Gradients, Launch, Via
+from dgan_kernels.triton_activations import OPTIONS
 
 BLOCK = 2048  # sixteen elements a thread: two 16-byte loads of a 16-bit dtype, four of float32
 STEPS = 4  # blocks to a chunk, their loads in flight together: 8,192 elements a program
@@ -99,7 +100,7 @@ def _sum(x: Tensor, y: Tensor, factor: float, square: bool) -> Tensor:
         launch: Any = sum_kernel[(n * chunks,)]
         launch(
             x.contiguous(), y.contiguous(), partial, length, chunks, factor,
-            SQUARE=square, BLOCK=BLOCK, STEPS=STEPS, num_warps=WARPS,
+            SQUARE=square, BLOCK=BLOCK, STEPS=STEPS, num_warps=WARPS, **OPTIONS,
         )  # fmt: skip
     return partial.view(n) if chunks == 1 else partial.sum(1)
 
@@ -114,7 +115,7 @@ def _map(kernel: Any, inputs: tuple[Tensor, ...], *scalars: float, **constants: 
     with torch.cuda.device_of(out):
         kernel[(n * chunks,)](
             *(t.contiguous() for t in inputs), out, length, chunks, *scalars,
-            **constants, BLOCK=BLOCK, num_warps=WARPS,
+            **constants, BLOCK=BLOCK, num_warps=WARPS, **OPTIONS,
         )  # fmt: skip
     return out
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dgan_kernels import reference_minibatch_stddev as reference
 from dgan_kernels.autograd import Gradients, Launch, Via
+from dgan_kernels.triton_activations import OPTIONS
 
 TILE = 2048  # elements of x that a program holds: sixteen a thread
 WARPS = 4
@@ -101,7 +102,7 @@ def _launch(
         kernel[(m * f * blocks,)](
             *(t.contiguous() for t in (*before, x)),
             *(partial if t is None else t for t in after),
-            group, k, blocks, eps, **constants, ROWS=rows, BLOCK=block, num_warps=WARPS,
+            group, k, blocks, eps, **constants, ROWS=rows, BLOCK=block, num_warps=WARPS, **OPTIONS,
         )  # fmt: skip
     return partial.view(m, f) if blocks == 1 else partial.sum(2)
 

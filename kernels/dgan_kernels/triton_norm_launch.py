@@ -16,6 +16,7 @@ from dgan_kernels import triton_norm_sweeps_second as sweeps_second
 from dgan_kernels.rank_mean import ranks_in, sum_over_ranks
 from dgan_kernels.reference import ACTIVATIONS
 from dgan_kernels.reference_norm_act import MaybeTensor, sums_shape
+from dgan_kernels.triton_activations import OPTIONS
 
 RESIDENT = 8192  # elements of a tile; the double backward pass spills registers from 16,384,
 NARROW = 2  # bytes of an element at the most; in float32 from 8192 in several rows
@@ -27,10 +28,6 @@ ROWS = 32  # one to a thread
 PROGRAMS = 512  # that sum over positions: enough to fill a GPU, few enough to add up cheaply
 COMBINE = 1024  # chunks of a group that are combined at a time
 ELEMENTS = 512  # of a tile to a warp, 16 to a thread
-
-# Fused multiply-add, said explicitly because Triton's default is about to change. Formulas here do
-# not depend on it: nothing subtracts two products that should cancel exactly.
-OPTIONS = {"enable_fp_fusion": True}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from dgan_kernels import triton_activations as activations
 from dgan_kernels import triton_fir as fir
 from dgan_kernels.autograd import Gradients, Launch, Via
 from dgan_kernels.reference import bias_act_forward
+from dgan_kernels.triton_activations import OPTIONS
 from dgan_kernels.triton_bias_act import BACKWARD as BIAS_ACT_BACKWARD
 
 # A warp a program: its rows then lie in one thread each, and none needs shared memory to meet.
@@ -147,7 +148,7 @@ def _launch(
             gain, act_gain, 0.0 if clamp is None else clamp,
             UPX=up[0], UPY=up[1], DOWNX=down[0], DOWNY=down[1], TX=taps_x, TY=taps_y, FLIP=flip,
             SEPARABLE=filter.ndim == 1, ACT=act, HAS_BIAS=bias is not None,
-            HAS_CLAMP=clamp is not None, **sizes, num_warps=WARPS,
+            HAS_CLAMP=clamp is not None, **sizes, num_warps=WARPS, **OPTIONS,
         )  # fmt: skip
     return y
 
