@@ -18,7 +18,7 @@ HERE = pathlib.Path(__file__).parent
 SCRIPTS = sorted(
     path.name
     for path in HERE.glob("interpreted_*.py")
-    if not path.stem.endswith("_ranks")  # those `test_ranks.py` runs
+    if not path.stem.endswith("_ranks")  # those `test_kernels_over_ranks.py` runs
 )
 
 
