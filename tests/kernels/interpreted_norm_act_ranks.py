@@ -1,6 +1,6 @@
 """Batch norm over two ranks against one process that has both batches, on both backends.
 
-Run by `test_ranks.py` with TRITON_INTERPRET=1.
+Run by `test_kernels_over_ranks.py` with TRITON_INTERPRET=1.
 """
 
 import os

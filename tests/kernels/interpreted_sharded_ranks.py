@@ -1,7 +1,7 @@
 """Every operator inside a network that FSDP2 shards over two ranks, against plain PyTorch.
 
-Run by `test_ranks.py` with TRITON_INTERPRET=1. Ranks see the same images, so that the mean of their
-gradients is each one's; the matrix of routes has the same at one rank.
+Run by `test_kernels_over_ranks.py` with TRITON_INTERPRET=1. Ranks see the same images, so that the
+mean of their gradients is each one's; the matrix of routes has the same at one rank.
 """
 
 import os
