@@ -27,12 +27,13 @@ def build_network(recipe: Recipe, role: Role) -> nn.Module:
     """One player's network on the CPU, with the recipe's initial weights."""
     # The two networks of a family must not start from the same random numbers.
     seed = 2 * recipe.train.seed + (role == "discriminator")
-    return _built(recipe, role, seed, network_arguments(recipe, role))
+    network = _built(recipe, role, seed, network_arguments(recipe, role))
+    return network if recipe.train.kernels else without_kernels(network)
 
 
 def build_discriminator(recipe: Recipe) -> nn.Module:
     """The discriminator with the judges beside it, and their shadow, if the recipe has any."""
-    plan, data, seed = recipe.judges, recipe.data, recipe.train.seed
+    plan, seed = recipe.judges, recipe.train.seed
     judges = [build_network(recipe, "discriminator")]
     for scale in range(1, plan.scales):
         try:
@@ -41,13 +42,12 @@ def build_discriminator(recipe: Recipe) -> nn.Module:
             raise ValueError(f"--judges.scales {plan.scales}: {error}") from None
     halvings = list(range(plan.scales))
     if plan.extractor:
-        sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
         of_features = build(
             "discriminator",
             "projected",
             seed=seed_of(seed, "judge of features"),
             extractor=plan.extractor,
-            **sizes,
+            **_sizes(recipe),
         )
         judges.append(of_features)
         halvings.append(0)
@@ -76,18 +76,21 @@ def _built(recipe: Recipe, role: Role, seed: int, arguments: dict[str, Any]) -> 
             normalised(network, seed=seed)
         except ValueError as error:
             raise ValueError(f"--{role}.spectral with --{role}.network: {error}") from None
-    return network if recipe.train.kernels else without_kernels(network)
+    return network
 
 
 def network_arguments(recipe: Recipe, role: Role) -> dict[str, Any]:
     """What one player's network is constructed with."""
     player: Player = getattr(recipe, role)
+    return {**_sizes(recipe), **player.options}
+
+
+def _sizes(recipe: Recipe) -> dict[str, Any]:
+    """Of the samples, as constructors of networks take them."""
     data = recipe.data
     if data.kind == "points":
-        sizes = {"dimension": find_toy(str(data.shards)).dimension}
-    else:
-        sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
-    return {**sizes, **player.options}
+        return {"dimension": find_toy(str(data.shards)).dimension}
+    return {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
 
 
 def latent_size(generator: nn.Module, name: str) -> int:
