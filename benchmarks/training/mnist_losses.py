@@ -16,7 +16,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from classifier import classifier_of
-from runs import curve, draw, parser, trained, with_budget
 
 from dgan import commands
 from dgan.config import (
@@ -33,18 +32,18 @@ from dgan.config import (
     Train,
 )
 from dgan.schedule import Cosine, constant
+from dgan.toy import PENALTIES
 from report import RESULTS, device, store
+from runs import curve, draw, parser, trained, with_budget
 
-NONE = Penalty(gamma=constant(0.0))
 R1_R2 = Penalty(gamma=Cosine(start=1.0, end=0.1, kimg=128), method="double")
-WGAN_GP = Penalty(gamma=constant(10.0), points="between", kind="one_centered", method="double")
 
 METHODS: dict[str, dict[str, Any]] = {
     "minimax": {},
     "non_saturating": {},
     "least_squares": {},
     "hinge": {},
-    "wasserstein": {"penalty": WGAN_GP},
+    "wasserstein": {"penalty": PENALTIES["wgan_gp"]},
     "wasserstein+clip": {"regularizers": Regularizers(clip=0.01)},
     "relativistic": {"penalty": R1_R2},
     "relativistic+none": {},
@@ -75,7 +74,7 @@ def recipe_of(name: str, data: Path, features: Path, samples: int) -> Recipe:
             samples=samples, shards=str(data / "validation-*.tar"), features=str(features)
         ),
     )
-    return replace(recipe, **({"penalty": NONE} | METHODS[name]))
+    return replace(recipe, **({"penalty": PENALTIES["none"]} | METHODS[name]))
 
 
 def scored_often(recipe: Recipe) -> Recipe:

@@ -16,13 +16,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from classifier import classifier_of
-from runs import parser, trained, with_budget
 
 from dgan import commands
-from dgan.config import Penalty, Recipe, Task
+from dgan.config import Recipe, Task
 from dgan.recipes import stacked_mnist
 from dgan.schedule import constant
+from dgan.toy import PENALTIES
 from report import RESULTS, device, store
+from runs import parser, trained, with_budget
 
 PUBLISHED = [
     {"method": "DCGAN", "modes": 99.0, "reverse_kl": 3.40, "source": "Srivastava et al. 2017"},
@@ -45,7 +46,7 @@ def dcgan() -> Recipe:
         generator=replace(recipe.generator, **plain),
         discriminator=judge,
         task=Task(loss="non_saturating"),
-        penalty=Penalty(gamma=constant(0.0)),
+        penalty=PENALTIES["none"],
     )
 
 
