@@ -63,9 +63,7 @@ def test_deepspeed_saves_before_its_time_limit(slurm: Slurm, digits: str, tmp_pa
     write_recipe(tmp_path, "run", digits, **plan | {"train__steps": step + 20})
     slurm("scontrol", "update", f"JobId={job}", "TimeLimit=30")
     slurm.start_again(job)
-    slurm.wait_for(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING"))
-    log = slurm.log(job)
-    assert slurm.state(job) == "COMPLETED", log
+    log = completed(slurm, job)
     assert f"stopped by SIGUSR1, saved at step {step} of 1000000" in log
     assert "stopped by the time limit: queued again" in log
     assert re.findall(r"going on from \S+step-0*(\d+)", log) == [str(step)]
@@ -84,13 +82,19 @@ def test_a_rank_that_is_stuck_is_queued_again(
     slurm.wait_for(lambda: has_steps(run, 20))
     os.kill(rank_of_run(run, 1), signal.SIGSTOP)
     slurm.start_again(job)
-    slurm.wait_for(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING"))
-    log = slurm.log(job)
-    assert slurm.state(job) == "COMPLETED", log
+    log = completed(slurm, job)
     assert re.search(r"rank 0, step \d+, phase '[a-z ]+': nothing has moved", log)
     assert "stopped by a rank that is stuck or lost: queued again" in log
     assert_same_checkpoint(checkpoint_of(run, STEPS), checkpoint_of(undisturbed, STEPS))
     assert metrics(run) == metrics(undisturbed)
+
+
+def completed(slurm: Slurm, job: str) -> str:
+    """The log of a job that runs, once it has ended as it should."""
+    slurm.wait_for(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING"))
+    log = slurm.log(job)
+    assert slurm.state(job) == "COMPLETED", log
+    return log
 
 
 def rank_of_run(run: Path, rank: int) -> int:
@@ -117,9 +121,7 @@ def test_another_job_takes_its_nodes(
     slurm.wait_for(lambda: slurm.state(urgent) == "COMPLETED")
     slurm.start_again(job)
     (step,) = [kept for kept in steps_kept(run) if kept < STEPS]
-    slurm.wait_for(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING"))
-    log = slurm.log(job)
-    assert slurm.state(job) == "COMPLETED", log
+    log = completed(slurm, job)
     assert f"stopped by SIGTERM, saved at step {step} of {STEPS}" in log
     assert "stopped by preemption: queued again" in log
     assert re.findall(r"going on from \S+step-0*(\d+)", log) == [str(step)]
