@@ -46,9 +46,8 @@ import kills
 import samples
 import stops
 from broken import BrokenRun
-from evidence import Skip, Try
-
 from dgan.data import pack_source
+from evidence import Skip, Try
 from report import path_of, store
 
 NAME = "faults-campaign"

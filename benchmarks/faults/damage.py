@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from broken import BrokenRun
 from commands import checkpoint_of
-from evidence import Try, attempts, check_equal, check_whole
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
-from watched import EVERY
 
+from broken import BrokenRun
 from dgan.parallel.storage import DIGESTS, digest_of
+from evidence import Try, attempts, check_equal, check_whole
+from watched import EVERY
 
 STEPS = 30
 BROKEN_AT = 20

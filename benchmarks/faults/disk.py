@@ -12,10 +12,9 @@ from pathlib import Path
 from random import Random
 
 from broken import STILL_S, BrokenRun, Job
+from dgan.watchdog import START_AGAIN
 from evidence import Skip, Try, attempts, check_equal, check_whole, newest_step
 from watched import EVERY
-
-from dgan.watchdog import START_AGAIN
 
 STEPS = 200
 

@@ -5,11 +5,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from broken import BrokenRun
 from commands import assert_same_checkpoint, checkpoint_of, metrics
-from watched import BATCH, EVERY
 
+from broken import BrokenRun
 from dgan.checkpoint import complete
+from watched import BATCH, EVERY
 
 
 class Skip(Exception):

@@ -10,10 +10,9 @@ from pathlib import Path
 from random import Random
 
 from broken import BrokenRun, Job
+from dgan.parallel.storage import damage
 from evidence import Attempt, Try, attempts, check_equal, check_whole, newest_step
 from watched import EVERY
-
-from dgan.parallel.storage import damage
 
 STEPS = 200
 

@@ -9,14 +9,14 @@ from io import BytesIO
 from pathlib import Path
 from random import Random
 
+from commands import metrics
+from PIL import Image
+
 import kills
 from broken import BrokenRun
-from commands import metrics
-from evidence import Try, check_equal, check_whole, history, step_took_s
-from PIL import Image
-from watched import BATCH, EVERY
-
 from dgan.data import ShardStream
+from evidence import Try, check_equal, check_whole, history, step_took_s
+from watched import BATCH, EVERY
 
 STEPS = 160
 """More than an epoch."""

@@ -9,10 +9,9 @@ from pathlib import Path
 from random import Random
 
 from broken import BrokenRun, Node
+from dgan.watchdog import START_AGAIN
 from evidence import Skip, Try, check_close, check_equal, check_whole, newest_step
 from kills import STEPS, Kill, kill, outcomes
-
-from dgan.watchdog import START_AGAIN
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "cluster"))
 

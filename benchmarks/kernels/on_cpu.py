@@ -25,7 +25,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from on_cpu_layers import Case, Layer, cases, draw
-
 from report import store
 
 FEWEST, MOST = 12, 240

@@ -16,7 +16,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from classifier import classifier_of
-
 from dgan import commands
 from dgan.config import (
     Average,

@@ -14,13 +14,13 @@ from typing import Any, get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from rich.console import Console
-from runs import parser, with_budget
 
 from dgan.config_game import Loss
 from dgan.data.toy import find_toy
 from dgan.laboratory.table import PUBLISHED, rows_of, summary
 from dgan.toy import Method, Penalised, play, toy_recipe
 from report import RESULTS, device, store
+from runs import parser, with_budget
 
 METHODS = ("relativistic", "relativistic+none", "non_saturating", "minimax", "wasserstein")
 
