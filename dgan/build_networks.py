@@ -8,6 +8,7 @@ from dgan.config import Player, Recipe
 from dgan.data.toy import find_toy
 from dgan.draws import seed_of
 from dgan.networks import Role, build, normalised
+from dgan.networks.both import Both
 from dgan.networks.judges import Judges, Shadowed
 from dgan.networks.layers import without_kernels
 from dgan.networks.spectral import SpectralNorm
@@ -24,10 +25,16 @@ BY_RESOLUTION = {
 
 
 def build_network(recipe: Recipe, role: Role) -> nn.Module:
-    """One player's network on the CPU, with the recipe's initial weights."""
+    """One player's network on the CPU, with the recipe's initial weights.
+
+    Of data that are not paired, two of a kind: one for each direction, or each domain.
+    """
     # The two networks of a family must not start from the same random numbers.
     seed = 2 * recipe.train.seed + (role == "discriminator")
-    network = _built(recipe, role, seed, network_arguments(recipe, role))
+    arguments = network_arguments(recipe, role)
+    network = _built(recipe, role, seed, arguments)
+    if recipe.data.kind == "unpaired":
+        network = Both(network, _built(recipe, role, seed_of(seed, "the other"), arguments))
     return network if recipe.train.kernels else without_kernels(network)
 
 
@@ -90,7 +97,9 @@ def _sizes(recipe: Recipe) -> dict[str, Any]:
     data = recipe.data
     if data.kind == "points":
         return {"dimension": find_toy(str(data.shards)).dimension}
-    return {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
+    sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
+    # Networks of pairs are given the source beside the latent, or the image that they judge.
+    return sizes | ({"source_channels": data.channels} if data.kind == "pairs" else {})
 
 
 def latent_size(generator: nn.Module, name: str) -> int:

@@ -55,6 +55,11 @@ def sample(
         if value < least:
             raise ValueError(f"--{name} is {value}; it must be at least {least}")
     trained = load_run(run, step)
+    if trained.recipe.data.kind in ("pairs", "unpaired"):
+        raise ValueError(
+            f"{run} translates images, of which {run / 'samples'} has sheets: `dgan evaluate` "
+            "scores it on other shards, `dgan export` gives the network"
+        )
     classes = trained.recipe.data.classes
     if label is not None and not 0 <= label < classes:
         known = f"the generator knows 0 … {classes - 1}" if classes else "it has no classes"
@@ -122,6 +127,14 @@ def evaluate(
             raise ValueError(f"--{name} is {value}; it must be at least {least}")
     trained = load_run(run, step)
     recipe, data = trained.recipe, trained.recipe.data
+    if data.kind in ("pairs", "unpaired"):
+        if all_metrics or metrics or real_samples or validation:
+            raise ValueError(
+                f"{run} translates images: --all, --metrics, --real-samples and --validation are "
+                "of images from noise; --features adds an FID to what is always measured"
+            )
+        _evaluate_translation(trained, run, samples, features, shards, out)
+        return
     compared = shards or recipe.evaluation.shards or data.shards
     if validation is not None and validation == compared:
         raise ValueError(f"--validation {validation} are the images that are scored: name others")
@@ -150,6 +163,31 @@ def evaluate(
             validation=others,
         )
         scores = evaluator(trained.network.to(world.device), trained.z_dim)
+        if world.is_first:
+            path = out or run / f"evaluation-{trained.step:09d}.json"
+            _report(scores | {"step": trained.step}, path)
+
+
+def _evaluate_translation(
+    trained: Any, run: Path, samples: int | None, features: str | None, shards: str | None,
+    out: Path | None,
+) -> None:  # fmt: skip
+    """Score a generator from image to image."""
+    from dataclasses import replace
+
+    from dgan.build_evaluation import translation_evaluator
+    from dgan.parallel.world import launch
+
+    recipe = trained.recipe
+    plan = replace(recipe.evaluation, samples=samples or recipe.evaluation.samples)
+    with launch(precision=recipe.train.precision) as world:
+        score = translation_evaluator(
+            replace(recipe, evaluation=plan),
+            shards or plan.shards or recipe.data.shards,
+            features or plan.features,
+            world,
+        )
+        scores = score(trained.network.to(world.device), trained.z_dim)
         if world.is_first:
             path = out or run / f"evaluation-{trained.step:09d}.json"
             _report(scores | {"step": trained.step}, path)

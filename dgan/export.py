@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dgan.networks import FAMILIES, build, normalised
+from dgan.networks.both import Both
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "generator.safetensors", "generator.json"
@@ -42,6 +43,7 @@ def save_generator(
     save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, aside / WEIGHTS)
     description = {"format": FORMAT, "network": network, "arguments": arguments, **facts}
     description |= {"spectral": True} if spectral else {}
+    description |= {"both": True} if isinstance(generator, Both) else {}
     (aside / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
     if out.exists():
         out.rmdir()
@@ -70,14 +72,14 @@ def load_generator(path: str | Path, network: type[nn.Module] | None = None) -> 
         key: tuple(value) if isinstance(value, list) else value
         for key, value in description["arguments"].items()
     }
-    if network is not None:
-        generator = network(**arguments)
-    elif description["network"] in FAMILIES:
-        generator = build("generator", description["network"], seed=0, **arguments)
-    else:
-        raise ValueError(
-            f"{folder} was made by {description['network']}: pass that class as `network`"
-        )
+    name = description["network"]
+    if network is None and name not in FAMILIES:
+        raise ValueError(f"{folder} was made by {name}: pass that class as `network`")
+
+    def make() -> nn.Module:
+        return network(**arguments) if network else build("generator", name, seed=0, **arguments)
+
+    generator = Both(make(), make()) if description.get("both") else make()
     if description.get("spectral"):
         normalised(generator, seed=0)
     generator.load_state_dict(load_file(folder / WEIGHTS))

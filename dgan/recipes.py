@@ -23,6 +23,7 @@ from dgan.config import (
     nearest,
 )
 from dgan.recipe_file import from_toml
+from dgan.recipes_translation import facades_cyclegan_64, facades_pix2pix, facades_pix2pix_128
 from dgan.schedule import Cosine, constant
 
 
@@ -204,6 +205,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "fashion-mnist": fashion_mnist,
     "stacked-mnist": stacked_mnist,
     "cifar10-r3gan": cifar10_r3gan,
+    "facades-pix2pix": facades_pix2pix,
+    "facades-pix2pix-128": facades_pix2pix_128,
+    "facades-cyclegan-64": facades_cyclegan_64,
 }
 
 

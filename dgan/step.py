@@ -17,7 +17,7 @@ from dgan.parallel.replicas import Replica, State, local
 from dgan.parallel.world import World
 from dgan.schedule import Averaging, Cosine
 from dgan.tasks.statistics import scalars
-from dgan.tasks.synthesis import Synthesis
+from dgan.tasks.task import Task
 
 Batch = dict[str, Any]
 Objective = Callable[..., dict[str, Tensor]]
@@ -103,7 +103,12 @@ class Players:
     discriminator: Player
     average: Average
     averaging: Averaging
-    task: Synthesis
+    task: Task
+
+    @property
+    def z_dim(self) -> int:
+        """The size of the latents that the generator takes."""
+        return self.generator.replica.module.z_dim  # pyright: ignore[reportReturnType]
 
     def state(self) -> State:
         """Every tensor of the run by name; a checkpoint is read into them."""

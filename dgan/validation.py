@@ -5,6 +5,7 @@ from dataclasses import fields
 
 from dgan.config import Balance, Data, Divergence, Judges, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
+from dgan.validation_task import check_task
 
 
 def validate(recipe: Recipe) -> None:
@@ -21,6 +22,7 @@ def validate(recipe: Recipe) -> None:
         "train.seed": (recipe.train.seed, 0),
         "data.resolution": (recipe.data.resolution, 1),
         "data.classes": (recipe.data.classes, 0),
+        "data.resize": (recipe.data.resize, 0),
         "data.workers": (recipe.data.workers, 0),
         "data.cache_gigabytes": (recipe.data.cache_gigabytes, 0),
         "parallel.copies": (recipe.parallel.copies, 1),
@@ -58,6 +60,7 @@ def validate(recipe: Recipe) -> None:
             raise ValueError(f"--{key} is {value}; it must be at least {minimum}")
     _check_parallel(recipe.parallel)
     _check_on_weights(recipe)
+    check_task(recipe)
     _check_objective(recipe)
     _check_judges(recipe)
     _check_balance(recipe.balance)

@@ -10,6 +10,7 @@ from torch import nn
 
 from dgan.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from dgan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from dgan.networks.encoder_decoder import ResNetGenerator, UNetGenerator
 from dgan.networks.layers import Fused
 from dgan.networks.mlp import MLPDiscriminator, MLPGenerator
 from dgan.networks.patch import MultiscalePatchDiscriminator, PatchDiscriminator
@@ -33,9 +34,11 @@ FAMILIES: dict[str, dict[Role, type[nn.Module]]] = {
     "points": {"generator": PointGenerator, "discriminator": PointDiscriminator},
     "projected": {"discriminator": ProjectedDiscriminator},
     "r3gan": {"generator": R3GANGenerator, "discriminator": R3GANDiscriminator},
+    "resnet": {"generator": ResNetGenerator},
     "sngan": {"generator": SNGANGenerator, "discriminator": SNGANDiscriminator},
     "stylegan2": {"generator": StyleGAN2Generator, "discriminator": StyleGAN2Discriminator},
     "transformer": {"generator": TransformerGenerator, "discriminator": TransformerDiscriminator},
+    "unet": {"generator": UNetGenerator},
 }
 
 
@@ -93,7 +96,7 @@ def normalised(network: nn.Module, *, seed: int) -> nn.Module:
 
 def default_options(role: Role, network: str) -> dict[str, Any]:
     """The options that a network has when none are given."""
-    sizes = ("resolution", "channels", "classes", "dimension")
+    sizes = ("resolution", "channels", "source_channels", "classes", "dimension")
     parameters = inspect.signature(_find(role, network)).parameters.values()
     return {
         p.name: p.default for p in parameters if p.default is not p.empty and p.name not in sizes
