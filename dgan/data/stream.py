@@ -67,7 +67,7 @@ class ShardStream:
         rank: which rows of each batch are read here.
         world_size: into how many equal parts each batch is divided.
         resolution: as in `ShardDataset`, like `channels`, `labels`, `fields`, `crop`, `resize`,
-            `cache` and `cache_gigabytes`; `"random"` and `"window"` crops are drawn by a sample's position.
+            `cache` and `cache_gigabytes`; random and window crops are drawn by a position.
         flip: mirror each sample, left to right, with probability ½, drawn likewise.
         workers: threads that decode ahead; 0 decodes in the caller's.
         prefetch: batches decoded ahead.
