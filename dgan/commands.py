@@ -169,9 +169,13 @@ def evaluate(
 
 
 def _evaluate_translation(
-    trained: Any, run: Path, samples: int | None, features: str | None, shards: str | None,
+    trained: Any,
+    run: Path,
+    samples: int | None,
+    features: str | None,
+    shards: str | None,
     out: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     """Score a generator from image to image."""
     from dataclasses import replace
 

@@ -7,7 +7,7 @@ from typing import Any
 from dgan.checkpoint import complete
 from dgan.config import Data, Recipe
 from dgan.data import ShardDataset, ShardStream
-from dgan.data.decode import image_channels, open_image
+from dgan.data.decode import DecodeError, image_channels, open_image
 from dgan.data.location import holds_secret
 from dgan.data.stacked import StackedDataset
 from dgan.data.toy import ToyStream
@@ -132,14 +132,22 @@ def _open_halves(
 ) -> ShardDataset:
     options: dict[str, Any] = _as_stored(recipe.data) | {"labels": False}
     dataset = ShardDataset(shards, images=names, **options)
-    first, channels = 0, recipe.data.channels
     for name in names:
-        if image_channels(open_image(dataset.table.read(first, name))) > channels:
-            raise ValueError(
-                f"{dataset.describe(first)}: {name!r} is a colour image, and --data.channels is "
-                f"{channels}: set it to 3, or pack the shards with --channels 1"
-            )
+        _check_channels(dataset, name, recipe.data.channels)
     return dataset
+
+
+def _check_channels(dataset: ShardDataset, name: str, channels: int) -> None:
+    """Grey images become colour ones without loss; the other way the first sample is an error."""
+    try:
+        found = image_channels(open_image(dataset.table.read(0, name)))
+    except DecodeError:
+        return  # of a damaged one nothing is known; it will be skipped
+    if found > channels:
+        raise ValueError(
+            f"{dataset.describe(0)}: {name!r} is a colour image, and --data.channels is "
+            f"{channels}: set it to 3, or pack the shards with --channels 1"
+        )
 
 
 def _refuse_secrets(shards: str | tuple[str, ...], key: str) -> None:

@@ -64,7 +64,7 @@ def facades_pix2pix() -> Recipe:
 def facades_pix2pix_128() -> Recipe:
     """Facades from label maps at 128×128, a pix2pix half as wide for a machine without a GPU.
 
-    Data: as of `facades-pix2pix`, packed with `--resolution 128`.
+    Data: that of `facades-pix2pix`, resized as it is read.
     Cost: 3,000 steps of four images; meant for at most an hour on two CPU cores. Not run.
     Score: not run; `python benchmarks/training/translation.py` measures it.
     """
@@ -93,7 +93,7 @@ def facades_pix2pix_128() -> Recipe:
 def facades_cyclegan_64() -> Recipe:
     """Facades and label maps at 64×64 as two unpaired sets, a narrow CycleGAN (Zhu et al. 2017).
 
-    Data: as of `facades-pix2pix`, packed with `--resolution 64`; each half is shuffled by itself.
+    Data: that of `facades-pix2pix`, resized as it is read; each half is shuffled by itself.
     Cost: 4,000 steps of two images of each kind; meant for at most an hour on two CPU cores. Not
     run.
     Score: not run; `python benchmarks/training/translation.py` measures it. Losses and weights are

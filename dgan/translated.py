@@ -161,6 +161,7 @@ class _Rows:
             self.world.at("evaluation")
             begin = min(self.batch_size, self.count - first) * rank // size
             yield range(begin, begin + len(batch["__key__"])), prepare(batch, self.world)
+        self.dataset.close()
 
 
 def _called(generator: Generator, *inputs: Tensor) -> tuple[Tensor, ...]:
