@@ -8,7 +8,6 @@ from pathlib import Path
 from dgan.checkpoint import Checkpoints
 from dgan.run import Run
 
-
 SCORES = {
     "fid": ("FID", "{:.2f}"),
     "coverage": ("classes covered", "{:.0%}"),
