@@ -13,7 +13,7 @@ from pairs import PAIRED, UNPAIRED, pairs
 from PIL import Image
 from tiny import tiny
 
-from dgan.config import Evaluation, Recipe
+from dgan.config import Evaluation, Penalty, Recipe
 from dgan.data import ShardDataset
 from dgan.draws import Draws
 from dgan.evaluation import to_uint8
@@ -23,6 +23,7 @@ from dgan.metrics.classifier import ClassifierSpec, build_classifier
 from dgan.metrics.frechet import FeatureStatistics, frechet_distance
 from dgan.train import train
 from dgan.trained import load_run
+from dgan.validation import validate
 
 CASES: dict[str, dict[str, Any]] = {"paired": PAIRED, "unpaired": UNPAIRED}
 
@@ -193,3 +194,26 @@ def test_what_does_not_fit_is_refused(
     path = write_recipe(tmp_path, "run", str(shards / "train.tar"), "r3gan", **plan)
     message = dgan(capsys, "train", path, *options.split()).error()
     assert re.search(REFUSED[options], message), message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"penalty": Penalty()}, r"unpaired takes no gradient penalty: set --penalty\.gamma"),
+        (
+            {"translation__l1": 5.0},
+            r"l1 5\.0 means nothing to --task\.name unpaired: it is for pai",
+        ),
+        ({"data__source": "b"}, r"--data\.source b is for --data\.kind pairs, not unpaired"),
+        ({"data__kind": "pairs"}, r"--task\.name unpaired is for --data\.kind unpaired, not pairs"),
+        (
+            {"data__shards": ("a", "b"), "data__weights": (1.0, 2.0)},
+            r"--data\.weights means nothing",
+        ),
+        ({"task__options": {"x": 1}}, r"--task\.options are for a task of one's own"),
+    ],
+)
+def test_what_cyclegan_does_not_know_is_refused(change: dict[str, Any], message: str) -> None:
+    validate(tiny("x.tar", "", **UNPAIRED))
+    with pytest.raises(ValueError, match=message):
+        validate(tiny("x.tar", "", **UNPAIRED | change))
