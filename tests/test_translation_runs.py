@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from commands import assert_same_checkpoint, checkpoint_of, dgan, metrics, stored, write_recipe
 from pairs import PAIRED, UNPAIRED, pairs
 from PIL import Image
+from ranks import run_ranks
 from tiny import tiny
 
+from dgan.build_evaluation import translation_evaluator
 from dgan.config import Evaluation, Penalty, Recipe
 from dgan.data import ShardDataset
 from dgan.draws import Draws
@@ -21,6 +24,7 @@ from dgan.export import load_generator
 from dgan.metrics import ClassifierFeatures
 from dgan.metrics.classifier import ClassifierSpec, build_classifier
 from dgan.metrics.frechet import FeatureStatistics, frechet_distance
+from dgan.parallel.world import launch
 from dgan.train import train
 from dgan.trained import load_run
 from dgan.validation import validate
@@ -127,6 +131,27 @@ def test_cycles_are_scored_in_both_directions(shards: Path, runs: Path) -> None:
     assert scores["cycle_b"] == pytest.approx((again_b - b).abs().mean().item(), rel=1e-5)
     assert scores["cycle"] == pytest.approx((scores["cycle_a"] + scores["cycle_b"]) / 2)
     assert scores["fid"] == pytest.approx((scores["fid_a"] + scores["fid_b"]) / 2)
+
+
+def scores_of(runs: list[Path], shards: Path) -> list[dict[str, Any]]:
+    """Of 10 samples in batches of 8: on 3 ranks, one has nothing to do in the second."""
+    with launch(precision="float32") as world:
+        found = []
+        for trained in map(load_run, runs):
+            plan = replace(trained.recipe.evaluation, samples=10)
+            recipe = replace(trained.recipe, evaluation=plan)
+            score = translation_evaluator(recipe, str(shards / "train.tar"), plan.features, world)
+            found.append(score(trained.network, trained.z_dim))
+        return found
+
+
+def test_scores_do_not_depend_on_the_number_of_ranks(shards: Path, runs: Path) -> None:
+    folders = [runs / task for task in CASES]
+    alone = scores_of(folders, shards)
+    assert [scores["samples"] for scores in alone] == [10, 10]
+    for found in run_ranks(3, scores_of, folders, shards):
+        for scores, wanted in zip(found, alone):
+            assert scores == pytest.approx(wanted, rel=1e-5)
 
 
 def test_sheets_show_what_belongs_together(shards: Path, runs: Path) -> None:
