@@ -68,7 +68,9 @@ class Player:
         self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
         self.clip = clip
         replica.drive(
-            torch.optim.Adam(replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon)
+            torch.optim.Adam(
+                replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon, fused=True
+            )
         )
         self.on_weights = OnWeights(replica, orthogonal=orthogonal, historical=historical)
 

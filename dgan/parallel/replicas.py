@@ -212,9 +212,9 @@ class FSDPReplica(Replica):
 
 
 def fresh_moments(like: Tensor) -> dict[str, Tensor]:
-    """Adam's state before its first step."""
+    """The state of a fused Adam before its first step."""
     return {
-        "step": torch.tensor(0.0),
+        "step": torch.tensor(0.0, device=like.device),
         "exp_avg": torch.zeros_like(like),
         "exp_avg_sq": torch.zeros_like(like),
     }
