@@ -143,7 +143,7 @@ class PlainBiasAct(nn.Module):
 
 
 class Filtered(nn.Module):
-    """Twice or half the resolution by a depthwise convolution, as upfirdn2d's fallback does it."""
+    """Twice or half the resolution as StyleGAN's upfirdn2d has it where there is no CUDA."""
 
     taps: Tensor
 
@@ -158,7 +158,7 @@ class Filtered(nn.Module):
         n, c, height, width = x.shape
         taps = self.taps.expand(c, 1, 4, 4)
         if not self.up:
-            return F.conv2d(x, taps, stride=2, padding=1, groups=c)
+            return F.conv2d(F.pad(x, (1, 1, 1, 1)), taps, groups=c)[:, :, ::2, ::2]
         # Zeros between the pixels, then the filter over all of it.
         wide = x.new_zeros(n, c, height, 2, width, 2)
         wide[:, :, :, 0, :, 0] = x
@@ -176,4 +176,3 @@ def with_plain_layers(network: nn.Module) -> nn.Module:
             elif isinstance(child, Resample):
                 setattr(parent, name, Filtered(child))
     return plain
-
