@@ -32,6 +32,19 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulated forward": {"train__accumulation": 2, "penalty__method": "forward"},
     "recomputed": {"parallel__activation_checkpointing": True},
     "batch norm": {"family": "dcgan"},
+    "stylegan2": {
+        "family": "stylegan2",
+        "task__loss": "non_saturating",
+        "generator__options": {"z_dim": 6, "w_dim": 5, "mapping_layers": 2, "widths": (8, 6)},
+        "discriminator__options": {"widths": (8, 6), "group_size": 2},
+    },
+    "transformer": {"family": "transformer", "task__loss": "non_saturating"},
+    "patch": {
+        "task__loss": "least_squares",
+        "data__classes": 0,
+        "discriminator__network": "patch",
+        "discriminator__options": {"width": 4, "receptive_field": 16, "norm": "none"},
+    },
     "offloaded": {"parallel__offload": True},
     "feature matching": {
         "family": "mlp",
