@@ -87,7 +87,7 @@ class Player:
             clip_weights_(map(local, self.replica.weights().values()), self.clip)
             self.replica.written()
         self.on_weights.follow()
-        advance_spectral_norms(self.replica.module)
+        advance_spectral_norms(self.replica.module, whole=self.replica.whole)
         follow_shadows(self.replica.module)
 
     def state(self) -> State:
