@@ -25,7 +25,7 @@ pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
 
 STAGES = (1, 2, 3)
 STEPS = 8
-# The gradient of a bias before batch normalisation is 0 but for rounding, which Adam would scale up.
+# A bias before batch normalisation has no gradient but rounding, which Adam would scale up.
 STEADY = {"generator__epsilon": 1e-3, "discriminator__epsilon": 1e-3}
 CASES: dict[str, dict[str, Any]] = {
     "relativistic": {},
