@@ -2,7 +2,7 @@
 
     dgan data pack FOLDER data/mnist --resolution 32 --channels 1 --fit pad --split-by-hash 95/5/0
     dgan data pack FOLDER data/mnist --resolution 32 --channels 1 --fit pad --split test
-    python benchmarks/training/mnist_losses.py --minutes 20         # of each of nine runs
+    python benchmarks/training/mnist_losses.py --steps 2000          # of each of nine runs
 
 The best checkpoint is chosen by FID on the validation split, and gives one number on the test
 split. Runs that are finished are not made again. All have instance noise that fades (Sønderby et
