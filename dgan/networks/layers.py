@@ -228,7 +228,7 @@ class NormAct(Fused):
         wide = torch.promote_types(x.dtype, torch.float32)
         variance, mean = torch.var_mean(x.to(wide).transpose(0, 1).flatten(1), 1, correction=0)
         count = x.numel() // x.shape[1]
-        if self.process_group is not None and self.process_group.size() > 1:
+        if self.process_group is not None:
             ranks = self.process_group.size()
             own = mean
             mean = self._over_ranks(own) / ranks

@@ -22,9 +22,10 @@ def distribute(
     """
     layout.check(world)
     module = module.to(world.device, world.dtype)
-    for part in module.modules():
-        if isinstance(part, NormAct):
-            part.process_group = world.mesh.get_group()
+    if world.size > 1:  # alone, gloo takes a millisecond to find that there is nothing to exchange
+        for part in module.modules():
+            if isinstance(part, NormAct):
+                part.process_group = world.mesh.get_group()
     if layout.activation_checkpointing:
         recompute(module)
     # One rank has nothing to spread, and FSDP2's hooks cost it up to half of a step.
