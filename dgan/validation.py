@@ -3,7 +3,7 @@
 import math
 from dataclasses import fields
 
-from dgan.config import Balance, Data, Divergence, Judges, Parallel, Recipe
+from dgan.config import Augment, Balance, Data, Divergence, Judges, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
 
 
@@ -59,6 +59,7 @@ def validate(recipe: Recipe) -> None:
     _check_parallel(recipe.parallel)
     _check_on_weights(recipe)
     _check_objective(recipe)
+    _check_augment(recipe.augment)
     _check_judges(recipe)
     _check_balance(recipe.balance)
     _check_weights(recipe.data)
@@ -185,6 +186,34 @@ def _check_objective(recipe: Recipe) -> None:
                 f"--{key} {value} has a mean over the whole batch within, which "
                 f"--train.accumulation {parts} takes apart: set it to 1"
             )
+
+
+def _check_augment(augment: Augment) -> None:
+    given = {
+        "probability.start": augment.probability.start,
+        "probability.end": augment.probability.end,
+        "color": augment.color,
+        "cutout": augment.cutout,
+    }
+    for key, value in given.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"--augment.{key} is {value}; it must be from 0 to 1")
+    scheduled = given["probability.start"] or given["probability.end"]
+    if scheduled and augment.kind != "scheduled":
+        raise ValueError(
+            f"--augment.probability.end is for --augment.kind scheduled, and it is {augment.kind}"
+        )
+    if augment.kind == "scheduled" and not scheduled:
+        raise ValueError(
+            "--augment.kind scheduled never augments anything at a probability of 0: set "
+            "--augment.probability.end, such as 0.3, and --augment.probability.kimg"
+        )
+    of_ada = (augment.color, augment.cutout) != (Augment().color, Augment().cutout)
+    if of_ada and augment.kind not in ("ada", "scheduled"):
+        raise ValueError(
+            f"--augment.color and --augment.cutout are for --augment.kind ada and scheduled, and "
+            f"it is {augment.kind}"
+        )
 
 
 def _check_judges(recipe: Recipe) -> None:
