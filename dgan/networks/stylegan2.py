@@ -18,7 +18,10 @@ from dgan_kernels import minibatch_stddev, modulated_conv2d, norm_act, upsample2
 
 
 class Mapping(Fused):
-    """Latents (and embedded labels) to the intermediate latents that styles are made of."""
+    """Latents (and embedded labels) to the intermediate latents that styles are made of.
+
+    `z_dim = 0`: embedded labels alone, as the discriminator of StyleGAN2-ADA has them.
+    """
 
     def __init__(self, z_dim: int, classes: int, w_dim: int, depth: int) -> None:
         super().__init__()
@@ -28,9 +31,11 @@ class Mapping(Fused):
             *(EqualizedLinear(size, w_dim, act="leaky_relu", rate=0.01) for size in inputs)
         )
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor | None, labels: Tensor | None = None) -> Tensor:
         """`[N, z_dim]`, labels int64 `[N]` → `[N, w_dim]`."""
-        parts = [z] if self.embedding is None else [z, self.embedding(labels)]
+        parts = [] if z is None else [z]
+        if self.embedding is not None:
+            parts.append(self.embedding(labels))
         unit = [norm_act(x, norm="pixel", eps=1e-8, backend=self.backend) for x in parts]
         return self.layers(torch.cat(unit, dim=1))
 
@@ -174,19 +179,25 @@ class StyleGAN2Generator(nn.Module):
         return image
 
 
-class ResidualStage(nn.Module):
-    """One resolution: two convolutions to half the size, beside a 1×1 convolution to the same."""
+class HalvingStage(nn.Module):
+    """One resolution: two convolutions to half the size.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    If it is `residual`, a 1×1 convolution to the same stands beside them.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, residual: bool) -> None:
         super().__init__()
-        half = math.sqrt(0.5)
+        half = math.sqrt(0.5) if residual else 1.0
         self.conv1 = EqualizedConv2d(inputs, inputs, 3)
         self.conv2 = EqualizedConv2d(inputs, outputs, 3, down=True, gain=half)
-        self.skip = EqualizedConv2d(inputs, outputs, 1, down=True, act="linear", gain=half)
+        self.skip = None
+        if residual:
+            self.skip = EqualizedConv2d(inputs, outputs, 1, down=True, act="linear", gain=half)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, inputs, H, W]` → `[N, outputs, H/2, W/2]`."""
-        return self.skip(x) + self.conv2(self.conv1(x))
+        h = self.conv2(self.conv1(x))
+        return h if self.skip is None else self.skip(x) + h
 
 
 class Head(Fused):
@@ -222,6 +233,10 @@ class StyleGAN2Discriminator(nn.Module):
         group_size: how many neighbouring samples of a batch are compared with each other (Karras
             et al. 2018, section 3); where it does not divide a rank's micro-batch, their greatest
             common divisor. 1 leaves it out, and samples are then judged one by one.
+        residual: have connections around the convolutions of each resolution; the first StyleGAN
+            and StyleGAN2-ADA's configuration for CIFAR-10 have none.
+        mapping_layers: what is projected on is the class's embedding after so many layers, as in
+            StyleGAN2-ADA (Karras et al. 2020, "Training GANs with limited data", appendix C).
 
     Raises:
         ValueError: sizes that do not fit each other.
@@ -235,19 +250,27 @@ class StyleGAN2Discriminator(nn.Module):
         classes: int = 0,
         widths: tuple[int, ...],
         group_size: int = 4,
+        residual: bool = True,
+        mapping_layers: int = 0,
     ) -> None:
         super().__init__()
         if group_size < 1:
             raise ValueError(f"group_size must be at least 1, got {group_size}")
+        if mapping_layers < 0:
+            raise ValueError(f"mapping_layers must be at least 0, got {mapping_layers}")
         self.couples_samples = group_size > 1
         steps = stages_of(resolution, widths, "StyleGAN2Discriminator")[::-1]
         size = widths[0] if classes else 1
         self.from_image = EqualizedConv2d(channels, widths[-1], 1)
-        self.stages = nn.ModuleList(ResidualStage(inputs, outputs) for outputs, inputs in steps)
-        self.head = Head(widths[0], size, group_size)
-        self.embedding = (
-            Embedding(classes, size, gain=math.sqrt(classes / size)) if classes else None
+        self.stages = nn.ModuleList(
+            HalvingStage(inputs, outputs, residual=residual) for outputs, inputs in steps
         )
+        self.head = Head(widths[0], size, group_size)
+        self.embedding = self.mapping = None
+        if classes and mapping_layers:
+            self.mapping = Mapping(0, classes, size, mapping_layers)
+        elif classes:
+            self.embedding = Embedding(classes, size, gain=math.sqrt(classes / size))
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -260,4 +283,8 @@ class StyleGAN2Discriminator(nn.Module):
         for stage in self.stages:
             x = stage(x)
         x = self.head(x)
-        return (x if self.embedding is None else x * self.embedding(labels)).sum(1)
+        if self.mapping is not None:
+            x = x * self.mapping(None, labels) / math.sqrt(x.shape[1])
+        elif self.embedding is not None:
+            x = x * self.embedding(labels)
+        return x.sum(1)
