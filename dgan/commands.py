@@ -42,8 +42,8 @@ def sample(
     import torch
 
     from dgan.draws import truncated_normal
-    from dgan.evaluation import to_uint8
     from dgan.export import synthesise
+    from dgan.pictures import visible
     from dgan.run import save_grid
     from dgan.trained import load_run
 
@@ -65,7 +65,7 @@ def sample(
     latents = truncated_normal(
         count, trained.z_dim, seed=seed, purpose="sample", truncation=truncation
     )
-    images = to_uint8(synthesise(trained.network, latents, labels if classes else None))
+    images = visible(synthesise(trained.network, latents, labels if classes else None))
     if out.suffix == ".png":
         save_grid(images, out, columns=classes if classes and label is None else round(count**0.5))
     else:
@@ -122,6 +122,8 @@ def evaluate(
             raise ValueError(f"--{name} is {value}; it must be at least {least}")
     trained = load_run(run, step)
     recipe, data = trained.recipe, trained.recipe.data
+    if data.kind == "latents":
+        raise ValueError(f"{run} makes latents, and scores are of images: decode them first")
     compared = shards or recipe.evaluation.shards or data.shards
     if validation is not None and validation == compared:
         raise ValueError(f"--validation {validation} are the images that are scored: name others")

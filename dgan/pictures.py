@@ -38,6 +38,15 @@ class Pictures(Protocol):
         ...
 
 
+def visible(samples: Tensor) -> Tensor:
+    """uint8 `[N, 1 or 3, H, W]`: images in [−1, 1], or of latents the first channels, to ±3."""
+    if samples.dtype == torch.uint8:
+        return samples
+    if samples.shape[1] in (1, 3):
+        return to_uint8(samples)
+    return to_uint8(samples[:, : 3 if samples.shape[1] > 3 else 1] / 3)
+
+
 class Images:
     """Images side by side; of a conditional generator a row a class.
 
@@ -57,13 +66,14 @@ class Images:
 
     def of_samples(self, samples: Tensor, judge: nn.Module) -> Sheet:
         """See `Pictures`."""
-        return to_uint8(samples), self.columns
+        return visible(samples), self.columns
 
     def of_reals(self) -> Sheet:
         """The first images of the shards; `ValueError` if none decodes."""
         found = torch.empty(0, dtype=torch.uint8)
         for batch in self.stream.dataset.batches(self.count, skip_corrupt=True):
-            found = torch.cat([found, batch["image"]]) if len(found) else batch["image"]
+            images = visible(batch["image"])
+            found = torch.cat([found, images]) if len(found) else images
             if len(found) >= self.count:
                 break
         if not len(found):

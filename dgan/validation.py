@@ -70,7 +70,9 @@ def validate(recipe: Recipe) -> None:
     _check_divergence(recipe.divergence)
     require_metrics(recipe.evaluation.metrics, "--evaluation.metrics")
     require_best(recipe.checkpoint.best, "--checkpoint.best")
-    if recipe.data.channels not in (1, 3):
+    if recipe.data.kind == "latents":
+        _check_latents(recipe)
+    elif recipe.data.channels not in (1, 3):
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
     _check_kind(recipe)
 
@@ -131,6 +133,26 @@ def _check_kind(recipe: Recipe) -> None:
             "--data.kind stacked is scored by a classifier of its parts: --evaluation.features "
             "stacked:PATH, of a run on the single images (its classifier.safetensors), or "
             "--evaluation.every -1"
+        )
+
+
+def _check_latents(recipe: Recipe) -> None:
+    of_images = {
+        "data.flip": recipe.data.flip,
+        "data.crop": recipe.data.crop != "none",
+        "augment.kind": recipe.augment.kind != "none",
+        "regularizers.bcr": recipe.regularizers.bcr,
+    }
+    for key in (key for key, is_set in of_images.items() if is_set):
+        raise ValueError(
+            f"--{key} changes images, and --data.kind is latents: leave it out (what is to be "
+            "mirrored or cropped is, before it is encoded)"
+        )
+    if recipe.data.channels < 1:
+        raise ValueError(f"--data.channels is {recipe.data.channels}; it must be at least 1")
+    if recipe.evaluation.every >= 0:
+        raise ValueError(
+            "--data.kind latents has no scores, which are of images: set --evaluation.every -1"
         )
 
 

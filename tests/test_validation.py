@@ -98,6 +98,21 @@ def test_what_no_run_can_be(changes: dict[str, Any], message: str) -> None:
         validate(tiny("shards-*.tar", "run", **changes))
 
 
+def test_latents_are_no_images() -> None:
+    recipe = tiny("latents-*.tar", "run", data__kind="latents", data__channels=4, data__flip=False)
+    validate(recipe)
+    for changes, message in (
+        ({"data__flip": True}, "--data.flip changes images"),
+        ({"data__crop": "centre"}, "--data.crop changes images"),
+        ({"augment": Augment(kind="ada")}, "--augment.kind changes images"),
+        ({"data__channels": 0}, "--data.channels is 0; it must be at least 1"),
+        ({"evaluation__every": 0}, "--data.kind latents has no scores.*--evaluation.every -1"),
+    ):
+        given = {"data__kind": "latents", "data__channels": 4, "data__flip": False, **changes}
+        with pytest.raises(ValueError, match=message):
+            validate(tiny("latents-*.tar", "run", **given))
+
+
 def test_what_keeps_a_critic_lipschitz_is_enough() -> None:
     clipped = {"task__loss": "wasserstein", "penalty": NO_PENALTY, "regularizers__clip": 0.01}
     validate(tiny("shards-*.tar", "run", **clipped))
