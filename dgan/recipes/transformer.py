@@ -45,8 +45,8 @@ def ten_billion() -> Recipe:
     It exists to see what such a run takes: `imagenet256-transformer` with wider and deeper
     networks, recomputed blocks and a lower learning rate. Nobody has trained it.
     Data: as for `imagenet256-transformer`.
-    Cost: 75,068 steps of 1024 latents; weights, gradients, Adam's moments and the average are 218 GB
-    in float32, over all GPUs together, before any activation.
+    Cost: 75,068 steps of 1024 latents; weights, gradients, Adam's moments and the average are
+    218 GB in float32, over all GPUs together, before any activation.
     Score: not run.
     """
     generator = {"width": 2560, "depth": 24, "heads": 20, "patch": 2}
