@@ -1,8 +1,8 @@
 """R3GAN as published (Huang et al. 2024, "The GAN is dead; long live the GAN!").
 
 Learning rate, β₂, γ, the average's half-life and the probability of augmentation follow half a
-cosine each, over the same images. All but the number of images is that of the authors' code: there
-a run has no end.
+cosine each, over the same images. Two things are not those of the authors' code: there a run has no
+end, and the generator's updates see other real images than the discriminator's before them.
 """
 
 from dataclasses import replace
