@@ -36,8 +36,8 @@ def cifar10_r3gan() -> Recipe:
     """CIFAR-10 at 32×32, class-conditional, as published for R3GAN (Huang et al. 2024).
 
     Data: `dgan data pack FOLDER data/cifar10`, FOLDER holding the original python batches.
-    Cost: 390,625 steps of 512 images, published on 8 GPUs. Generator 20.8 M parameters,
-    discriminator 21.3 M. Not run by us at full size.
+    Cost: 390,625 steps of 512 images; the authors' command takes 8 GPUs and has no end.
+    Generator 20.8 M parameters, discriminator 21.3 M. Not run by us at full size.
     Score: published as FID 1.96 (Inception, 50,000 samples). `--data.classes 0` is the
     unconditional one of the authors' code, 20.7 M parameters each.
     """
@@ -59,7 +59,8 @@ def ffhq64_r3gan() -> Recipe:
 
     Data: `dgan data pack FOLDER data/ffhq64 --resolution 64 --no-labels`, of the 70,000 aligned
     faces.
-    Cost: 390,625 steps of 256 images, published on 8 GPUs. 22.4 M parameters each. Not run by us.
+    Cost: 390,625 steps of 256 images; the authors' command takes 8 GPUs and has no end.
+    22.4 M parameters each. Not run by us.
     Score: published as FID 1.95 (Inception, 50,000 samples): add `--evaluation.every 10000
     --evaluation.features inception:WEIGHTS`.
     """
@@ -81,8 +82,8 @@ def ffhq256_r3gan() -> Recipe:
 
     Data: `dgan data pack FOLDER data/ffhq256 --resolution 256 --no-labels`, of the 70,000 aligned
     faces.
-    Cost: 390,625 steps of 256 images, published on 8 GPUs. Generator 23.06 M parameters,
-    discriminator 23.01 M. Not run by us.
+    Cost: 390,625 steps of 256 images; the authors' command takes 8 GPUs and has no end.
+    Generator 23.06 M parameters, discriminator 23.01 M. Not run by us.
     Score: published as FID 2.75 (Inception, 50,000 samples): add `--evaluation.every 10000
     --evaluation.features inception:WEIGHTS`.
     """
@@ -103,8 +104,9 @@ def imagenet32_r3gan() -> Recipe:
     """ImageNet at 32×32, class-conditional, as published for R3GAN (Huang et al. 2024).
 
     Data: `dgan data pack ILSVRC2012_img_train.tar data/imagenet32 --resolution 32`.
-    Cost: 244,140 steps of 4096 images, published on 32 GPUs. Generator 82.9 M parameters (82.8 M
-    without what classes add), discriminator 86.5 M. Not run by us.
+    Cost: 244,140 steps of 4096 images; the authors' command takes 32 GPUs and has no end.
+    Generator 82.9 M parameters (82.8 M without what classes add), discriminator 86.5 M. Not run by
+    us.
     Score: published as FID 1.27 (Inception, 50,000 samples).
     """
     return _published(
@@ -124,8 +126,9 @@ def imagenet64_r3gan() -> Recipe:
     """ImageNet at 64×64, class-conditional, as published for R3GAN (Huang et al. 2024).
 
     Data: `dgan data pack ILSVRC2012_img_train.tar data/imagenet64 --resolution 64`.
-    Cost: 244,140 steps of 4096 images, published on 64 GPUs. Generator 103.6 M parameters (103.4 M
-    without what classes add), discriminator 107.2 M. Not run by us.
+    Cost: 244,140 steps of 4096 images; the authors' command takes 64 GPUs and has no end.
+    Generator 103.6 M parameters (103.4 M without what classes add), discriminator 107.2 M. Not run
+    by us.
     Score: published as FID 2.09 (Inception, 50,000 samples).
     """
     return _published(
