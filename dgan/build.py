@@ -11,7 +11,6 @@ from dgan.build_networks import (
     build_discriminator,
     build_network,
     latent_size,
-    refuse_spectral,
 )
 from dgan.config import Player as PlayerConfig
 from dgan.config import Recipe
@@ -48,7 +47,6 @@ def build_players(recipe: Recipe, world: World) -> Players:
     """Both networks, spread over ranks as the recipe says, with optimizers, average and task."""
     generator = build_network(recipe, "generator")
     discriminator = build_discriminator(recipe)
-    refuse_spectral(recipe, generator, discriminator)
     task = build_task(recipe, world, generator, discriminator)
     twice = task.penalty.is_taken and task.penalty.method == "double"
     plan = layout(recipe, world)

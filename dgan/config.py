@@ -107,6 +107,7 @@ class Parallel:
     """How the networks are spread over ranks."""
 
     strategy: Literal["single", "ddp", "fsdp", "deepspeed"] = "fsdp"
+    """On one rank `ddp` and `fsdp` (unless it offloads) are `single`."""
     activation_checkpointing: bool = False
     """Compute each block's activations again in the backward pass instead of keeping them."""
     offload: bool = False

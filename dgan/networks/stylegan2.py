@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dgan.draws import noise_from_seeds, seeds_from_latents
 from dgan.networks.equalized import EqualizedConv2d, EqualizedLinear
 from dgan.networks.layers import TAPS, Embedding, Fused, stages_of
+from dgan.networks.network import Network
 from dgan_kernels import minibatch_stddev, modulated_conv2d, norm_act, upsample2d
 
 
@@ -47,13 +48,22 @@ class StyledConv(Fused):
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, *, layer: int, up: bool) -> None:
         super().__init__()
-        self.affine = EqualizedLinear(w_dim, inputs, bias=1.0)
-        # Demodulation divides by the weights' norm: they need no scale of their own.
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        self.noise_strength = nn.Parameter(torch.zeros(1))
-        self.register_buffer("taps", torch.tensor(TAPS), persistent=False)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.noise_strength = nn.Parameter(torch.empty(1))
+        self.register_buffer("taps", torch.empty(len(TAPS)), persistent=False)
         self.layer, self.up = layer, 2 if up else 1
+        self.reset_parameters()
+        self.affine = EqualizedLinear(w_dim, inputs, bias=1.0)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew; there is no noise at first."""
+        # Demodulation divides by the weights' norm: they need no scale of their own.
+        nn.init.normal_(self.weight)
+        nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.noise_strength)
+        self.taps.copy_(torch.tensor(TAPS))
 
     def forward(self, x: Tensor, w: Tensor, seeds: Tensor) -> Tensor:
         """`[N, inputs, H, W]`, `[N, w_dim]`, seeds int64 `[N]` → `[N, outputs, up·H, up·W]`."""
@@ -71,9 +81,15 @@ class ToImage(Fused):
 
     def __init__(self, inputs: int, channels: int, w_dim: int) -> None:
         super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
         self.affine = EqualizedLinear(w_dim, inputs, bias=1.0)
-        self.weight = nn.Parameter(torch.randn(channels, inputs, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        nn.init.normal_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """`[N, inputs, H, W]`, `[N, w_dim]` → `[N, channels, H, W]`."""
@@ -92,6 +108,8 @@ class SynthesisStage(Fused):
         self, inputs: int | None, outputs: int, channels: int, w_dim: int, level: int
     ) -> None:
         super().__init__()
+        self.register_buffer("taps", torch.empty(len(TAPS)), persistent=False)
+        self.reset_parameters()
         self.up = (
             None
             if inputs is None
@@ -99,7 +117,11 @@ class SynthesisStage(Fused):
         )
         self.conv = StyledConv(outputs, outputs, w_dim, layer=2 * level, up=False)
         self.to_image = ToImage(outputs, channels, w_dim)
-        self.register_buffer("taps", torch.tensor(TAPS), persistent=False)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Fill in the filter."""
+        self.taps.copy_(torch.tensor(TAPS))
 
     def forward(
         self, x: Tensor, image: Tensor | None, w: Tensor, seeds: Tensor
@@ -114,7 +136,24 @@ class SynthesisStage(Fused):
         return x, own + upsample2d(image, self.taps.float(), backend=self.backend)
 
 
-class StyleGAN2Generator(nn.Module):
+class Constant(nn.Module):
+    """What synthesis begins with, whatever the latent."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.empty(channels, 4, 4))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw it anew."""
+        nn.init.normal_(self.value)
+
+    def forward(self, count: int) -> Tensor:
+        """`[count, channels, 4, 4]`."""
+        return self.value.expand(count, -1, -1, -1)
+
+
+class StyleGAN2Generator(Network):
     """Latents (and labels) to images.
 
     Args:
@@ -152,7 +191,7 @@ class StyleGAN2Generator(nn.Module):
             *(inputs for inputs, _ in stages_of(resolution, widths, type(self).__name__)),
         ]
         self.mapping = Mapping(z_dim, classes, w_dim, mapping_layers)
-        self.constant = nn.Parameter(torch.randn(widths[0], 4, 4))
+        self.constant = Constant(widths[0])
         self.stages = nn.ModuleList(
             SynthesisStage(inputs, outputs, channels, w_dim, level)
             for level, (inputs, outputs) in enumerate(zip(below, widths))
@@ -172,7 +211,7 @@ class StyleGAN2Generator(nn.Module):
         """
         w, seeds = self.mapping(z, labels), seeds_from_latents(z)
         w = w if shift is None else w + shift
-        x, image = self.constant.expand(len(z), -1, -1, -1), None
+        x, image = self.constant(len(z)), None
         for stage in self.stages:
             x, image = stage(x, image, w, seeds)
         assert image is not None, "there is at least the stage at 4×4"
@@ -225,7 +264,7 @@ class Head(Fused):
         return apart.unflatten(0, (size, -1)).transpose(0, 1).flatten(0, 1)
 
 
-class StyleGAN2Discriminator(nn.Module):
+class StyleGAN2Discriminator(Network):
     """Images (and labels, by projection) to logits.
 
     Args:

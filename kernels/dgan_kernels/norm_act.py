@@ -110,7 +110,10 @@ def norm_act(
         raise ValueError(f"eps={eps}; accepted: a finite number of at least 0")
     if process_group is not None and norm != "batch":
         raise ValueError(f"process_group with norm={norm!r}; accepted: only with norm='batch'")
-    ranks = None if process_group is None else process_group.group_name
+    ranks = None
+    # One rank has nothing to exchange, and gloo takes a millisecond to find that out.
+    if process_group is not None and process_group.size() > 1:
+        ranks = process_group.group_name
     run = launch if runs_triton(x, backend, "norm_act") and launch is not None else None
     if run is None and serves(x, ranks):
         return native_norm_act(x, weight, bias, over, centred, groups, act, float(eps), dim)

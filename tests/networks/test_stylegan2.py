@@ -87,7 +87,7 @@ def test_generator_formula(classes: int) -> None:
     for layer in range(2):
         latent = leaky(linear(latent, w, f"mapping.layers.{layer}", rate=0.01))
     seeds = seeds_from_latents(z)
-    x, image = w["constant"].expand(3, -1, -1, -1), torch.zeros(1, dtype=torch.float64)
+    x, image = w["constant.value"].expand(3, -1, -1, -1), torch.zeros(1, dtype=torch.float64)
     for level in range(3):
         stage = f"stages.{level}"
         if level:
