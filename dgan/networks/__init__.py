@@ -18,7 +18,8 @@ from dgan.networks.projected import ProjectedDiscriminator
 from dgan.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from dgan.networks.residual import SNGANDiscriminator, SNGANGenerator
 from dgan.networks.spectral import LAYERS, spectral_norm
-from dgan.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
+from dgan.networks.stylegan2 import StyleGAN2Generator
+from dgan.networks.stylegan2_discriminator import StyleGAN2Discriminator
 from dgan.networks.transformer import TransformerDiscriminator, TransformerGenerator
 from dgan.networks.virtual_batch_norm import with_reference
 
