@@ -141,7 +141,7 @@ def project(
         maps = open_maps(
             features or recipe.evaluation.features,
             dataset,
-            (recipe.data.channels, *target.shape[1:]),
+            (recipe.data.channels, recipe.data.resolution, recipe.data.resolution),
             seed=recipe.train.seed,
             cache=run / "classifier.safetensors",
             world=world,

@@ -73,15 +73,16 @@ def _defaults(kind: Any) -> dict[str, Any]:
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if field.default is not dataclasses.MISSING:
-            value = field.default
+            value: Any = field.default
         elif field.default_factory is not dataclasses.MISSING:
             value = field.default_factory()
         elif dataclasses.is_dataclass(hints[field.name]):
             value = _defaults(hints[field.name])
         else:
             continue
-        is_tree = dataclasses.is_dataclass(value) and not isinstance(value, type)
-        tree[field.name] = dataclasses.asdict(value) if is_tree else value
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = dataclasses.asdict(value)
+        tree[field.name] = value
     return tree
 
 

@@ -68,7 +68,7 @@ def head(account: Account) -> str:
         speeds = sorted(record["images_per_second"] for record in account.trained)
         facts["images a second"] = short(speeds[len(speeds) // 2])
     if account.times:
-        facts["from first to last line of the log"] = _duration(account.times)
+        facts["from start to end, pauses included"] = _duration(account.times)
     if account.checkpoints:
         facts["newest checkpoint"] = f"step {account.checkpoints[-1]:,}"
     tiles = "".join(f"<div><b>{value}</b><span>{key}</span></div>" for key, value in facts.items())
