@@ -186,7 +186,8 @@ def environment(account: Account) -> str:
 
 def _score_table(records: list[dict[str, Any]], first: str) -> str:
     names = [name for name in KNOWN if any(name in record for record in records)]
-    best = {name: _extreme(records, name) for name in names if len(records) > 1}
+    varying = [name for name in names if len({record.get(name) for record in records}) > 1]
+    best = {name: _extreme(records, name) for name in varying}
     rows = []
     for record in records:
         cells = [f"{record.get(first, 0):,}"]
@@ -203,7 +204,7 @@ def _score_table(records: list[dict[str, Any]], first: str) -> str:
 
 def _extreme(records: list[dict[str, Any]], score: str) -> dict[str, Any] | None:
     """The record with the best value, the first if several have it; None if none is better."""
-    having = [r for r in records if score in r and r[score] == r[score]]
+    having = [r for r in records if score in r and r[score] == r[score]]  # a NaN is not
     if not having or not KNOWN[score].better:
         return None
     choose = min if KNOWN[score].better == "lower" else max

@@ -26,7 +26,12 @@ LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (.*)")
 PROGRESS = re.compile(r"step \d+(/\d+)?  ")
 STEP = re.compile(r"\bstep[ -]0*(\d+)")
 
-KINDS = {"rolled back": "alarm", "going on from": "resume", "skipped sample": "skip"}
+KINDS = {
+    "rolled back": "alarm",
+    "warning:": "warning",
+    "going on from": "resume",
+    "skipped sample": "skip",
+}
 """Of events, by what their text holds; others are notes."""
 
 
