@@ -60,6 +60,11 @@ def test_a_loop_is_a_gif_with_a_tile_a_class(runs: Path, tmp_path: Path, capsys:
             found = np.asarray(film.convert("RGB")).astype(int)
             assert np.abs(found - frame).mean() < 3, index  # GIF has 128 colours here
             assert film.info["duration"] == 60
+    # Each tile begins with the first latent as its class, and comes to the second.
+    frames = samples.loop([3, 8])
+    for tile, label in enumerate((3, 8)):
+        ends = samples.images(torch.full((2,), label), truncation=1.0)
+        assert torch.equal(torch.stack([frames[0][tile], frames[FRAMES][tile]]), ends)
     # Neighbouring frames are alike, also where the loop closes, and far ones are not.
     apart = [np.abs(a - b).mean() for a, b in zip(expected, expected[1:] + expected[:1])]
     assert max(apart) < 0.5 * np.abs(expected[0] - expected[FRAMES]).mean()

@@ -76,6 +76,14 @@ def test_only_stylegan2_has_a_w(styles: StyleGAN2Generator) -> None:
     assert isinstance(space_of(mlp, 6), LatentSpace)
 
 
+def test_z_is_walked_on_great_circles_and_w_straight(styles: StyleGAN2Generator) -> None:
+    a, b = normal(3, 6), normal(3, 6, seed=1)
+    plain = LatentSpace(torch.nn.Identity())
+    assert torch.equal(plain.between(a, b, at(0.3)), slerp(a, b, at(0.3)))
+    straight = StyleSpace(styles, 6).between(a, b, at(0.3))
+    torch.testing.assert_close(straight, 0.7 * a + 0.3 * b)
+
+
 def test_truncation_0_is_the_mean_image_of_the_class(styles: StyleGAN2Generator) -> None:
     space, labels = StyleSpace(styles, 6), torch.tensor([0, 2, 0, 1])
     w = space.points(latents(4, 6, seed=1, purpose="sample"), labels)
