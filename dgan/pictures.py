@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dgan.data import ShardStream
 from dgan.data.toy import ToyStream
-from dgan.evaluation import to_uint8
+from dgan.evaluation import visible
 from dgan.laboratory.picture import draw_samples, field_of
 from dgan.parallel.world import World
 
@@ -36,15 +36,6 @@ class Pictures(Protocol):
     def of_reals(self) -> Sheet:
         """As many of the data."""
         ...
-
-
-def visible(samples: Tensor) -> Tensor:
-    """uint8 `[N, 1 or 3, H, W]`: images in [−1, 1], or of latents the first channels, to ±3."""
-    if samples.dtype == torch.uint8:
-        return samples
-    if samples.shape[1] in (1, 3):
-        return to_uint8(samples)
-    return to_uint8(samples[:, : 3 if samples.shape[1] > 3 else 1] / 3)
 
 
 class Images:

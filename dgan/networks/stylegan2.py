@@ -209,9 +209,12 @@ class StyleGAN2Generator(Network):
 
         `shift` `[N, w_dim]` is added to the intermediate latents, for derivatives in them.
         """
-        w, seeds = self.mapping(z, labels), seeds_from_latents(z)
-        w = w if shift is None else w + shift
-        x, image = self.constant(len(z)), None
+        w = self.mapping(z, labels)
+        return self.synthesise(w if shift is None else w + shift, seeds_from_latents(z))
+
+    def synthesise(self, w: Tensor, seeds: Tensor) -> Tensor:
+        """Intermediate latents `[N, w_dim]`, int64 seeds of the noise `[N]` → images."""
+        x, image = self.constant(len(w)), None
         for stage in self.stages:
             x, image = stage(x, image, w, seeds)
         assert image is not None, "there is at least the stage at 4×4"
