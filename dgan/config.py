@@ -53,9 +53,10 @@ class Data:
     """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`, also
     of `https://`, `s3://` and `gs://` addresses; or several of these. Commands (`pipe:`) are
     never run."""
-    kind: Literal["images", "stacked", "points"] = "images"
-    """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `points`: of
-    the toy that `shards` names, `ring`, `grid` or `swissroll`."""
+    kind: Literal["images", "stacked", "latents", "points"] = "images"
+    """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `latents`:
+    the `.npy` of each sample, floating `[channels, resolution, resolution]`. `points`: of the toy
+    that `shards` names, `ring`, `grid` or `swissroll`."""
     resolution: int = 1
     channels: int = 3
     classes: int = 0

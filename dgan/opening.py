@@ -7,6 +7,7 @@ from typing import Any
 from dgan.checkpoint import complete
 from dgan.config import Data, Recipe
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.latents import LatentDataset
 from dgan.data.location import holds_secret
 from dgan.data.stacked import StackedDataset
 from dgan.data.toy import ToyStream
@@ -43,9 +44,9 @@ def open_stream(recipe: Recipe, world: World) -> Stream:
     }
     if data.kind == "points":
         return ToyStream(str(data.shards), **place)
-    source = {} if data.kind == "stacked" else _as_stored(data)
+    source = _as_stored(data) if data.kind == "images" else {}
     stream = ShardStream(
-        open_images(recipe, data.shards) if data.kind == "stacked" else data.shards,
+        data.shards if data.kind == "images" else open_images(recipe, data.shards),
         **place,
         **source,
         weights=data.weights,
@@ -90,6 +91,10 @@ def open_images(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
     if recipe.data.kind == "stacked":
         del options["labels"], options["channels"]
         return StackedDataset(shards, **options)
+    if recipe.data.kind == "latents":
+        del options["crop"]
+        options["labels"] = None if recipe.data.classes else False
+        return LatentDataset(shards, **options)
     return ShardDataset(shards, **options)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dgan.data import ShardStream
 from dgan.data.toy import ToyStream
-from dgan.evaluation import to_uint8
+from dgan.evaluation import visible
 from dgan.laboratory.picture import draw_samples, field_of
 from dgan.parallel.world import World
 
@@ -57,13 +57,14 @@ class Images:
 
     def of_samples(self, samples: Tensor, judge: nn.Module) -> Sheet:
         """See `Pictures`."""
-        return to_uint8(samples), self.columns
+        return visible(samples), self.columns
 
     def of_reals(self) -> Sheet:
         """The first images of the shards; `ValueError` if none decodes."""
         found = torch.empty(0, dtype=torch.uint8)
         for batch in self.stream.dataset.batches(self.count, skip_corrupt=True):
-            found = torch.cat([found, batch["image"]]) if len(found) else batch["image"]
+            images = visible(batch["image"])
+            found = torch.cat([found, images]) if len(found) else images
             if len(found) >= self.count:
                 break
         if not len(found):

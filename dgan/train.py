@@ -20,6 +20,7 @@ from dgan.checkpoint import Checkpoints
 from dgan.config import Recipe
 from dgan.divergence import Guard, patience_for
 from dgan.draws import Draws
+from dgan.environment import environment
 from dgan.evaluation import Evaluator
 from dgan.laboratory.evaluator import PointEvaluator
 from dgan.lock import hold
@@ -76,6 +77,7 @@ def train(recipe: Recipe) -> str | None:
         start = restore(checkpoints, players, stream, guard, skips, run)
         world.built()
         run.open(start)
+        run.began(start, environment(world))
         evaluator = build_evaluator(recipe, stream, world, run)
         pictures = build_pictures(recipe, stream, world)
         if start == 0:

@@ -57,7 +57,7 @@ def test_descriptions_begin_with_a_sentence() -> None:
     assert describe().keys() == RECIPES.keys()
     for text in describe().values():
         assert text.split("\n\n")[0].rstrip().endswith(".")
-        assert "Data: " in text
+        assert all(f"\n{part}: " in text for part in ("Data", "Cost", "Score"))
 
 
 @pytest.mark.usefixtures("_user_recipes")

@@ -14,7 +14,8 @@ from dgan.networks.mlp import MLPDiscriminator, MLPGenerator
 from dgan.networks.network import Network
 from dgan.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from dgan.networks.residual import SNGANDiscriminator, SNGANGenerator
-from dgan.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
+from dgan.networks.stylegan2 import StyleGAN2Generator
+from dgan.networks.stylegan2_discriminator import StyleGAN2Discriminator
 from dgan.networks.transformer import TransformerDiscriminator, TransformerGenerator
 
 SIZES: dict[str, Any] = {"resolution": 16, "channels": 3, "classes": 4}
