@@ -138,7 +138,7 @@ def main() -> None:
         fids = {method: line[1:] for method, line in fids.items()}
         draw(folder / "mnist-losses-fid.png", "FID on the validation split", fids)
         critics = {r["method"]: r["estimate_over_kimg"] for r in rows if "wasser" in r["method"]}
-        draw(folder / "mnist-losses-wasserstein.png", "E D(x) − E D(G(z))", critics)
+        draw(folder / "mnist-losses-wasserstein.png", "E D(x) - E D(G(z))", critics)
     for row in sorted(rows, key=lambda row: row["test_fid"]):
         print(f"{row['method']:22} test FID {row['test_fid']:8.2f}  step {row['best_step']}")
     print(f"stored in {path}")
