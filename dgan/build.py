@@ -8,7 +8,6 @@ from dgan.build_networks import (
     build_discriminator,
     build_network,
     latent_size,
-    refuse_spectral,
 )
 from dgan.build_tasks import build_task, shallow
 from dgan.config import Player as PlayerConfig
@@ -32,7 +31,6 @@ def build_players(recipe: Recipe, world: World) -> Players:
     """Both networks, spread over ranks as the recipe says, with optimizers, average and task."""
     generator = build_network(recipe, "generator")
     discriminator = build_discriminator(recipe)
-    refuse_spectral(recipe, generator, discriminator)
     latent_size(generator, recipe.generator.network)
     task = build_task(recipe, world, generator, discriminator)
     plan = layout(recipe, world)

@@ -11,7 +11,6 @@ from dgan.networks import Role, build, normalised
 from dgan.networks.both import Both
 from dgan.networks.judges import Judges, Shadowed
 from dgan.networks.layers import without_kernels
-from dgan.networks.spectral import SpectralNorm
 from dgan.schedule import half_life_decay
 
 BY_RESOLUTION = {
@@ -108,16 +107,3 @@ def latent_size(generator: nn.Module, name: str) -> int:
     if not isinstance(z_dim, int):
         raise ValueError(f"--generator.network {name} must have an int attribute `z_dim`")
     return z_dim
-
-
-def refuse_spectral(recipe: Recipe, *networks: nn.Module) -> None:
-    """Raise `ValueError` if weights are normalised whose norm this recipe's ranks cannot know."""
-    plan = recipe.parallel
-    if plan.strategy != "deepspeed" or plan.zero_stage != 3:
-        return
-    for network in networks:
-        if any(isinstance(part, SpectralNorm) for part in network.modules()):
-            raise ValueError(
-                f"{type(network).__name__} has weights of spectral norm one, which ZeRO stage 3 "
-                "cannot gather: choose --parallel.zero_stage 2, or --parallel.strategy fsdp"
-            )

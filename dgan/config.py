@@ -61,11 +61,12 @@ class Data:
     """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`, also
     of `https://`, `s3://` and `gs://` addresses; or several of these. Commands (`pipe:`) are
     never run."""
-    kind: Literal["images", "stacked", "points", "pairs", "unpaired"] = "images"
-    """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `points`: of
-    the toy that `shards` names, `ring`, `grid` or `swissroll`. `pairs`: images `a` and `b` of each
-    sample, cropped and mirrored alike. `unpaired`: images of two entries of `shards`, or the halves
-    of one of pairs, each half shuffled by itself."""
+    kind: Literal["images", "stacked", "latents", "points", "pairs", "unpaired"] = "images"
+    """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `latents`:
+    the `.npy` of each sample, floating `[channels, resolution, resolution]`. `points`: of the toy
+    that `shards` names, `ring`, `grid` or `swissroll`. `pairs`: images `a` and `b` of each sample,
+    cropped and mirrored alike. `unpaired`: images of two entries of `shards`, or the halves of one
+    of pairs, each half shuffled by itself."""
     source: Literal["a", "b"] = "a"
     """pairs: which of them the generator is given, to make the other."""
     resolution: int = 1
@@ -121,6 +122,7 @@ class Parallel:
     """How the networks are spread over ranks."""
 
     strategy: Literal["single", "ddp", "fsdp", "deepspeed"] = "fsdp"
+    """On one rank `ddp` and `fsdp` (unless it offloads) are `single`."""
     activation_checkpointing: bool = False
     """Compute each block's activations again in the backward pass instead of keeping them."""
     offload: bool = False

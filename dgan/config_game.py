@@ -107,12 +107,19 @@ class Regularizers:
 class Augment:
     """What samples go through before they are judged, real and generated ones alike."""
 
-    kind: Literal["none", "diff", "ada"] = "none"
-    """DiffAugment, or the adaptive augmentation of StyleGAN2-ADA."""
+    kind: Literal["none", "diff", "ada", "scheduled"] = "none"
+    """DiffAugment, the adaptive augmentation of StyleGAN2-ADA, or its transforms with a probability
+    that follows a schedule."""
     target: float = 0.6
     """ada: adapts until the mean sign of real samples' logits is this."""
     kimg: float = 500.0
     """ada: thousand images from no augmentation to all of it."""
+    probability: Cosine = field(default_factory=lambda: constant(0.0))
+    """scheduled: of each transform falling on an image."""
+    color: float = 1.0
+    """ada, scheduled: that of each transform of colours, times the probability of the others."""
+    cutout: float = 0.0
+    """ada, scheduled: likewise that of a square of half the size becoming 0."""
     noise: Cosine = field(default_factory=lambda: constant(0.0))
     """Standard deviation of instance noise."""
 

@@ -1,6 +1,7 @@
 """A trained generator as two files: safetensors weights and the JSON that rebuilds the network."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,10 @@ def load_generator(path: str | Path, network: type[nn.Module] | None = None) -> 
 
 @torch.no_grad()
 def synthesise(
-    generator: nn.Module, latents: torch.Tensor, labels: torch.Tensor | None, batch_size: int = 64
+    generator: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+    latents: torch.Tensor,
+    labels: torch.Tensor | None,
+    batch_size: int = 64,
 ) -> torch.Tensor:
     """Images `[N, C, H, W]` of latents `[N, z_dim]`, a batch at a time."""
     parts = latents.split(batch_size)

@@ -8,6 +8,7 @@ from dgan.checkpoint import complete
 from dgan.config import Data, Recipe
 from dgan.data import ShardDataset, ShardStream
 from dgan.data.decode import DecodeError, image_channels, open_image
+from dgan.data.latents import LatentDataset
 from dgan.data.location import holds_secret
 from dgan.data.stacked import StackedDataset
 from dgan.data.toy import ToyStream
@@ -53,9 +54,9 @@ def open_stream(recipe: Recipe, world: World) -> Stream:
     if data.kind == "pairs":
         dataset = open_pairs(recipe, data.shards)
         return ShardStream(dataset, **place, **reading, weights=data.weights)
-    source = {} if data.kind == "stacked" else _as_stored(data)
+    source = _as_stored(data) if data.kind == "images" else {}
     stream = ShardStream(
-        open_images(recipe, data.shards) if data.kind == "stacked" else data.shards,
+        data.shards if data.kind == "images" else open_images(recipe, data.shards),
         **place,
         **source,
         **reading,
@@ -98,6 +99,10 @@ def open_images(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
     if recipe.data.kind == "stacked":
         del options["labels"], options["channels"]
         return StackedDataset(shards, **options)
+    if recipe.data.kind == "latents":
+        del options["crop"]
+        options["labels"] = None if recipe.data.classes else False
+        return LatentDataset(shards, **options)
     return ShardDataset(shards, **options)
 
 

@@ -10,7 +10,7 @@ from dgan.data import ShardDataset, ShardStream
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import UnpairedDataset
 from dgan.draws import Draws
-from dgan.evaluation import to_uint8
+from dgan.evaluation import to_uint8, visible
 from dgan.laboratory.picture import draw_samples, field_of
 from dgan.parallel.world import World
 from dgan.step import prepare
@@ -85,13 +85,14 @@ class Images:
     def of_samples(self, generator: nn.Module, judge: nn.Module) -> Sheet:
         """See `Pictures`."""
         with self.world.autocast():
-            return to_uint8(generator(self.latents, self.labels)), self.columns
+            return visible(generator(self.latents, self.labels)), self.columns
 
     def of_reals(self) -> Sheet:
         """The first images of the shards; `ValueError` if none decodes."""
         found = torch.empty(0, dtype=torch.uint8)
         for batch in self.stream.dataset.batches(self.count, skip_corrupt=True):
-            found = torch.cat([found, batch["image"]]) if len(found) else batch["image"]
+            images = visible(batch["image"])
+            found = torch.cat([found, images]) if len(found) else images
             if len(found) >= self.count:
                 break
         if not len(found):

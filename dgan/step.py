@@ -68,7 +68,9 @@ class Player:
         self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
         self.clip = clip
         replica.drive(
-            torch.optim.Adam(replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon)
+            torch.optim.Adam(
+                replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon, fused=True
+            )
         )
         self.on_weights = OnWeights(replica, orthogonal=orthogonal, historical=historical)
 
@@ -85,7 +87,7 @@ class Player:
             clip_weights_(map(local, self.replica.weights().values()), self.clip)
             self.replica.written()
         self.on_weights.follow()
-        advance_spectral_norms(self.replica.module)
+        advance_spectral_norms(self.replica.module, whole=self.replica.whole)
         follow_shadows(self.replica.module)
 
     def state(self) -> State:

@@ -14,6 +14,7 @@ from dgan.build_evaluation import Scores, build_evaluator, build_pictures
 from dgan.checkpoint import Checkpoints
 from dgan.config import Recipe
 from dgan.divergence import Guard, patience_for
+from dgan.environment import environment
 from dgan.lock import hold
 from dgan.opening import Stream, open_run, open_stream
 from dgan.parallel.world import World, launch
@@ -68,6 +69,7 @@ def train(recipe: Recipe) -> str | None:
         start = restore(checkpoints, players, stream, guard, skips, run)
         world.built()
         run.open(start)
+        run.began(start, environment(world))
         evaluator = build_evaluator(recipe, stream, world, run)
         pictures = build_pictures(recipe, stream, players.z_dim, world)
         if start == 0:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from classifier import classifier_of
 from dgan.config import Recipe
 from dgan.metrics import ClassifierFeatures
-from dgan.recipes_translation import facades_cyclegan_64, facades_pix2pix_128
+from dgan.recipes.translation import facades_cyclegan_64, facades_pix2pix_128
 from dgan.run import metrics_of
 from report import RESULTS, device, store
 from runs import curve, draw, parser, trained, with_budget

@@ -30,9 +30,15 @@ class EqualizedLinear(Fused):
         bias: float = 0.0,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
-        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
-        self.act, self.rate = act, rate
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.act, self.rate, self.begin = act, rate, bias
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        nn.init.normal_(self.weight, std=1 / self.rate)
+        nn.init.constant_(self.bias, self.begin / self.rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, inputs]` → `[N, outputs]`."""
@@ -60,10 +66,19 @@ class EqualizedConv2d(Fused):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel_size, kernel_size))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if act != "linear" else None
-        self.register_buffer("taps", torch.tensor(TAPS), persistent=False)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(outputs)) if act != "linear" else None
+        self.register_buffer("taps", torch.empty(len(TAPS)), persistent=False)
         self.down, self.act, self.gain = down, act, gain
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        nn.init.normal_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        self.taps.copy_(torch.tensor(TAPS))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, inputs, H, W]` → `[N, outputs, H, W]`, or half as high and wide."""

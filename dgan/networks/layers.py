@@ -228,7 +228,7 @@ class NormAct(Fused):
         wide = torch.promote_types(x.dtype, torch.float32)
         variance, mean = torch.var_mean(x.to(wide).transpose(0, 1).flatten(1), 1, correction=0)
         count = x.numel() // x.shape[1]
-        if self.process_group is not None and self.process_group.size() > 1:
+        if self.process_group is not None:
             ranks = self.process_group.size()
             own = mean
             mean = self._over_ranks(own) / ranks
@@ -264,13 +264,22 @@ class Resample(Fused):
 
     def __init__(self, size: int, *, up: bool) -> None:
         super().__init__()
-        self.up = up
-        small, large = (size, 2 * size) if up else (size // 2, size)
+        self.size, self.up = size, up
+        large, small = (2 * size, size) if up else (size, size // 2)
+        shape = (large, small) if up else (small, large)
+        self.register_buffer("matrix", torch.empty(shape), persistent=False)
+        self.register_buffer("taps", torch.empty(len(TAPS)), persistent=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Fill in the filter."""
+        small, large = (self.size, 2 * self.size) if self.up else (self.size // 2, self.size)
         # Pixel j of the large image lies at (j + ½)/2 − ½ of the small one's grid.
         distance = (torch.arange(large) / 2 - 0.25)[:, None] - torch.arange(small)[None]
         triangle = (1 - distance.abs()).clamp(min=0)
-        self.register_buffer("matrix", triangle if up else triangle.T / 2, persistent=False)
-        self.register_buffer("taps", torch.tensor(TAPS), persistent=False)
+        self.matrix.copy_(triangle if self.up else triangle.T / 2)
+        self.taps.copy_(torch.tensor(TAPS))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, size, size]` → `[N, C, 2·size, 2·size]` or `[N, C, size/2, size/2]`."""

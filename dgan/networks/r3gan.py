@@ -4,7 +4,8 @@ Grouped residual blocks without normalisation, scaled so that depth does not cha
 at the start (Fix-up), a learned 4×4 basis at the bottom and [1, 2, 1] resampling between stages.
 """
 
-from itertools import chain
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from dgan.networks.layers import (
     fan_in_normal_,
     stages_of,
 )
+from dgan.networks.network import Network
 
 
 class ResidualBlock(nn.Module):
@@ -48,8 +50,13 @@ class GenerativeBasis(nn.Module):
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
-        self.basis = nn.Parameter(torch.empty(channels, 4, 4).normal_())
+        self.basis = nn.Parameter(torch.empty(channels, 4, 4))
+        self.reset_parameters()
         self.linear = Linear(inputs, channels)
+
+    def reset_parameters(self) -> None:
+        """Draw the patterns anew."""
+        nn.init.normal_(self.basis)
 
     def forward(self, z: Tensor) -> Tensor:
         """`[N, inputs]` → `[N, channels, 4, 4]`."""
@@ -61,8 +68,13 @@ class DiscriminativeBasis(nn.Module):
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
-        self.basis = nn.Parameter(fan_in_normal_(torch.empty(channels, 4, 4)))
+        self.basis = nn.Parameter(torch.empty(channels, 4, 4))
+        self.reset_parameters()
         self.linear = Linear(channels, outputs)
+
+    def reset_parameters(self) -> None:
+        """Draw the patterns anew."""
+        fan_in_normal_(self.basis)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, channels, 4, 4]` → `[N, outputs]`."""
@@ -95,10 +107,10 @@ class Down(nn.Module):
         return self.conv(self.resample(x))
 
 
-def _residuals(
+def _stages(
     widths: tuple[int, ...], blocks: tuple[int, ...], groups: tuple[int, ...], expansion: int
-) -> list[list[ResidualBlock]]:
-    """The residual blocks of each stage."""
+) -> list[Callable[[], list[ResidualBlock]]]:
+    """What makes the residual blocks of each stage."""
     for name, values in (("blocks", blocks), ("groups", groups)):
         if len(values) != len(widths):
             raise ValueError(
@@ -111,16 +123,17 @@ def _residuals(
                 f"groups {group} does not divide the {width * expansion} channels of a block "
                 f"(width {width} × expansion {expansion})"
             )
-    return [
-        [
-            ResidualBlock(width, groups=group, expansion=expansion, depth=sum(blocks))
+
+    def of(width: int, count: int, groups: int) -> list[ResidualBlock]:
+        return [
+            ResidualBlock(width, groups=groups, expansion=expansion, depth=sum(blocks))
             for _ in range(count)
         ]
-        for width, count, group in zip(widths, blocks, groups)
-    ]
+
+    return [partial(of, *sizes) for sizes in zip(widths, blocks, groups)]
 
 
-class R3GANGenerator(nn.Module):
+class R3GANGenerator(Network):
     """Latents (and labels) to images.
 
     Args:
@@ -155,12 +168,11 @@ class R3GANGenerator(nn.Module):
         self.z_dim = z_dim
         steps = stages_of(resolution, widths, "R3GANGenerator")
         self.embedding = Embedding(classes, z_dim) if classes else None
-        starts = [GenerativeBasis(2 * z_dim if classes else z_dim, widths[0])]
-        starts += [Up(a, b, 4 << level) for level, (a, b) in enumerate(steps)]
-        residuals = _residuals(widths, blocks, groups, expansion)
-        self.stages = nn.ModuleList(
-            nn.Sequential(start, *stage) for start, stage in zip(starts, residuals)
-        )
+        first, *residuals = _stages(widths, blocks, groups, expansion)
+        basis = GenerativeBasis(2 * z_dim if classes else z_dim, widths[0])
+        self.stages = nn.ModuleList([nn.Sequential(basis, *first())])
+        for level, ((inputs, outputs), stage) in enumerate(zip(steps, residuals)):
+            self.stages.append(nn.Sequential(Up(inputs, outputs, 4 << level), *stage()))
         self.to_image = Conv2d(widths[-1], channels)
 
     @property
@@ -176,7 +188,7 @@ class R3GANGenerator(nn.Module):
         return self.to_image(x)
 
 
-class R3GANDiscriminator(nn.Module):
+class R3GANDiscriminator(Network):
     """Images (and labels) to logits; the mirror image of `R3GANGenerator`, with its arguments.
 
     `widths`, `blocks` and `groups` are given from 4×4 up, as the generator's are.
@@ -200,14 +212,16 @@ class R3GANDiscriminator(nn.Module):
         super().__init__()
         steps = stages_of(resolution, widths, "R3GANDiscriminator")
         size = embedding_dim or widths[0]
-        ends = [DiscriminativeBasis(widths[0], size if classes else 1)]
-        ends += [Down(b, a, 8 << level) for level, (a, b) in enumerate(steps)]
-        residuals = _residuals(widths, blocks, groups, expansion)
+        last, *residuals = _stages(widths, blocks, groups, expansion)
         self.from_image = Conv2d(channels, widths[-1])
-        self.stages = nn.ModuleList(
-            nn.Sequential(*chain(stage, [end]))
-            for stage, end in reversed(list(zip(residuals, ends)))
-        )
+        self.stages = nn.ModuleList()
+        for level in reversed(range(len(steps))):
+            outputs, inputs = steps[level]
+            stage = residuals[level]()
+            self.stages.append(nn.Sequential(*stage, Down(inputs, outputs, 8 << level)))
+        head = last()
+        basis = DiscriminativeBasis(widths[0], size if classes else 1)
+        self.stages.append(nn.Sequential(*head, basis))
         self.embedding = Embedding(classes, size, gain=size**-0.5) if classes else None
 
     @property

@@ -28,6 +28,8 @@ STAGES = (1, 2, 3)
 STEPS = 8
 FEWER = {"unpaired": 3}
 """Then rounding decides about the sign of a difference in |x|: float32 and float64 part too."""
+# A bias before batch normalisation has no gradient but rounding, which Adam would scale up.
+STEADY = {"generator__epsilon": 1e-3, "discriminator__epsilon": 1e-3}
 CASES: dict[str, dict[str, Any]] = {
     "relativistic": {},
     "forward": {"penalty__method": "forward"},
@@ -35,6 +37,21 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulated forward": {"train__accumulation": 2, "penalty__method": "forward"},
     "recomputed": {"parallel__activation_checkpointing": True},
     "batch norm": {"family": "dcgan"},
+    "stylegan2": {
+        "family": "stylegan2",
+        "task__loss": "non_saturating",
+        "generator__options": {"z_dim": 6, "w_dim": 5, "mapping_layers": 2, "widths": (8, 6)},
+        "discriminator__options": {"widths": (8, 6), "group_size": 2},
+    },
+    "transformer": {"family": "transformer", "task__loss": "non_saturating"},
+    "patch": {
+        "task__loss": "least_squares",
+        "data__classes": 0,
+        "discriminator__network": "patch",
+        "discriminator__options": {"width": 4, "receptive_field": 16, "norm": "none"},
+    },
+    "sngan": {"family": "sngan", "task__loss": "hinge", **STEADY},
+    "biggan": {"family": "biggan", "task__loss": "hinge", **STEADY},
     "offloaded": {"parallel__offload": True},
     "feature matching": {
         "family": "mlp",

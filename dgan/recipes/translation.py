@@ -30,7 +30,8 @@ def facades_pix2pix() -> Recipe:
 
     Data: the side-by-side images of `facades.tar.gz` (photo left, labels right; 400, 100 and 106 of
     them): `dgan data pack facades/train data/facades --pairs side-by-side --resolution 256`, and
-    again with `facades/test` and `--split test`.
+    again with `facades/val --split validation`, by which the best checkpoint is chosen, and
+    `facades/test --split test`.
     Cost: 200 epochs, 80,000 steps of one image; hours on one GPU. Not run by us.
     Score: published are none for this split (per-pixel accuracy is of Cityscapes). The learning
     rate is constant, as in the paper; its published code lets it fall to 0 over the last half.
@@ -57,7 +58,7 @@ def facades_pix2pix() -> Recipe:
         checkpoint=Checkpoint(every=4000, best="l1"),
         divergence=OF_TRANSLATION,
         samples=Samples(every=2000, count=8),
-        evaluation=Evaluation(every=4000, shards="data/facades/test-*.tar"),
+        evaluation=Evaluation(every=4000, shards="data/facades/validation-*.tar"),
     )
 
 
@@ -86,7 +87,7 @@ def facades_pix2pix_128() -> Recipe:
         average=Average(half_life_kimg=constant(0.4)),
         checkpoint=Checkpoint(every=500, best="l1"),
         samples=Samples(every=250, count=8),
-        evaluation=Evaluation(every=500, shards="data/facades/test-*.tar"),
+        evaluation=Evaluation(every=500, shards="data/facades/validation-*.tar"),
     )
 
 
@@ -123,5 +124,5 @@ def facades_cyclegan_64() -> Recipe:
         checkpoint=Checkpoint(every=500, best="cycle"),
         divergence=OF_TRANSLATION,
         samples=Samples(every=250, count=8),
-        evaluation=Evaluation(every=500, shards="data/facades/test-*.tar"),
+        evaluation=Evaluation(every=500, shards="data/facades/validation-*.tar"),
     )
