@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgan.networks.layers import TAPS, Fused
+from dgan.networks.layers import Fused, Taps
 from dgan_kernels import bias_act, downsample2d, upfirdn2d
 
 GAINS = {"leaky_relu": math.sqrt(2), "linear": 1.0}
@@ -53,8 +53,6 @@ class EqualizedConv2d(Fused):
     `down` halves the resolution, through [1, 3, 3, 1] smoothing. `gain` is a further factor.
     """
 
-    taps: Tensor
-
     def __init__(
         self,
         inputs: int,
@@ -68,7 +66,7 @@ class EqualizedConv2d(Fused):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(outputs)) if act != "linear" else None
-        self.register_buffer("taps", torch.empty(len(TAPS)), persistent=False)
+        self.taps = Taps()
         self.down, self.act, self.gain = down, act, gain
         self.reset_parameters()
 
@@ -78,7 +76,6 @@ class EqualizedConv2d(Fused):
         nn.init.normal_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        self.taps.copy_(torch.tensor(TAPS))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, inputs, H, W]` → `[N, outputs, H, W]`, or half as high and wide."""
@@ -87,11 +84,11 @@ class EqualizedConv2d(Fused):
         if not self.down:
             x = F.conv2d(x, weight, padding=size // 2)
         elif size == 1:
-            x = F.conv2d(downsample2d(x, self.taps.float(), backend=self.backend), weight)
+            x = F.conv2d(downsample2d(x, self.taps(), backend=self.backend), weight)
         else:
             # What centres the result of the filter and of the stride, beside the convolution's own.
             around = size // 2 + 1
-            smooth = upfirdn2d(x, self.taps.float(), padding=around, backend=self.backend)
+            smooth = upfirdn2d(x, self.taps(), padding=around, backend=self.backend)
             x = F.conv2d(smooth, weight, stride=2)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         gain = self.gain * GAINS[self.act]

@@ -4,9 +4,6 @@ Grouped residual blocks without normalisation, scaled so that depth does not cha
 at the start (Fix-up), a learned 4×4 basis at the bottom and [1, 2, 1] resampling between stages.
 """
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -107,10 +104,10 @@ class Down(nn.Module):
         return self.conv(self.resample(x))
 
 
-def _stages(
+def _check(
     widths: tuple[int, ...], blocks: tuple[int, ...], groups: tuple[int, ...], expansion: int
-) -> list[Callable[[], list[ResidualBlock]]]:
-    """What makes the residual blocks of each stage."""
+) -> None:
+    """Raise `ValueError` if there can be no such stages."""
     for name, values in (("blocks", blocks), ("groups", groups)):
         if len(values) != len(widths):
             raise ValueError(
@@ -124,13 +121,17 @@ def _stages(
                 f"(width {width} × expansion {expansion})"
             )
 
-    def of(width: int, count: int, groups: int) -> list[ResidualBlock]:
-        return [
-            ResidualBlock(width, groups=groups, expansion=expansion, depth=sum(blocks))
-            for _ in range(count)
-        ]
 
-    return [partial(of, *sizes) for sizes in zip(widths, blocks, groups)]
+def _residuals(
+    level: int,
+    widths: tuple[int, ...],
+    blocks: tuple[int, ...],
+    groups: tuple[int, ...],
+    expansion: int,
+) -> list[ResidualBlock]:
+    """Those of the stage `level`, from 4×4 up."""
+    options = {"groups": groups[level], "expansion": expansion, "depth": sum(blocks)}
+    return [ResidualBlock(widths[level], **options) for _ in range(blocks[level])]
 
 
 class R3GANGenerator(Network):
@@ -168,11 +169,13 @@ class R3GANGenerator(Network):
         self.z_dim = z_dim
         steps = stages_of(resolution, widths, "R3GANGenerator")
         self.embedding = Embedding(classes, z_dim) if classes else None
-        first, *residuals = _stages(widths, blocks, groups, expansion)
+        shape = (widths, blocks, groups, expansion)
+        _check(*shape)
         basis = GenerativeBasis(2 * z_dim if classes else z_dim, widths[0])
-        self.stages = nn.ModuleList([nn.Sequential(basis, *first())])
-        for level, ((inputs, outputs), stage) in enumerate(zip(steps, residuals)):
-            self.stages.append(nn.Sequential(Up(inputs, outputs, 4 << level), *stage()))
+        self.stages = nn.ModuleList([nn.Sequential(basis, *_residuals(0, *shape))])
+        for level, (inputs, outputs) in enumerate(steps):
+            up = Up(inputs, outputs, 4 << level)
+            self.stages.append(nn.Sequential(up, *_residuals(level + 1, *shape)))
         self.to_image = Conv2d(widths[-1], channels)
 
     @property
@@ -212,16 +215,17 @@ class R3GANDiscriminator(Network):
         super().__init__()
         steps = stages_of(resolution, widths, "R3GANDiscriminator")
         size = embedding_dim or widths[0]
-        last, *residuals = _stages(widths, blocks, groups, expansion)
+        shape = (widths, blocks, groups, expansion)
+        _check(*shape)
         self.from_image = Conv2d(channels, widths[-1])
         self.stages = nn.ModuleList()
         for level in reversed(range(len(steps))):
             outputs, inputs = steps[level]
-            stage = residuals[level]()
-            self.stages.append(nn.Sequential(*stage, Down(inputs, outputs, 8 << level)))
-        head = last()
+            residuals = _residuals(level + 1, *shape)
+            self.stages.append(nn.Sequential(*residuals, Down(inputs, outputs, 8 << level)))
+        residuals = _residuals(0, *shape)
         basis = DiscriminativeBasis(widths[0], size if classes else 1)
-        self.stages.append(nn.Sequential(*head, basis))
+        self.stages.append(nn.Sequential(*residuals, basis))
         self.embedding = Embedding(classes, size, gain=size**-0.5) if classes else None
 
     @property

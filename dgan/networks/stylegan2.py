@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dgan.draws import noise_from_seeds, seeds_from_latents
 from dgan.networks.equalized import EqualizedLinear
-from dgan.networks.layers import TAPS, Embedding, Fused, stages_of
+from dgan.networks.layers import Embedding, Fused, Taps, stages_of
 from dgan.networks.network import Network
 from dgan_kernels import modulated_conv2d, norm_act, upsample2d
 
@@ -44,14 +44,12 @@ class Mapping(Fused):
 class StyledConv(Fused):
     """A modulated 3×3 convolution, noise, bias and leaky ReLU; `up` doubles the resolution."""
 
-    taps: Tensor
-
     def __init__(self, inputs: int, outputs: int, w_dim: int, *, layer: int, up: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.empty(outputs))
         self.noise_strength = nn.Parameter(torch.empty(1))
-        self.register_buffer("taps", torch.empty(len(TAPS)), persistent=False)
+        self.taps = Taps()
         self.layer, self.up = layer, 2 if up else 1
         self.reset_parameters()
         self.affine = EqualizedLinear(w_dim, inputs, bias=1.0)
@@ -63,7 +61,6 @@ class StyledConv(Fused):
         nn.init.normal_(self.weight)
         nn.init.zeros_(self.bias)
         nn.init.zeros_(self.noise_strength)
-        self.taps.copy_(torch.tensor(TAPS))
 
     def forward(self, x: Tensor, w: Tensor, seeds: Tensor) -> Tensor:
         """`[N, inputs, H, W]`, `[N, w_dim]`, seeds int64 `[N]` → `[N, outputs, up·H, up·W]`."""
@@ -71,7 +68,7 @@ class StyledConv(Fused):
         noise = noise_from_seeds(seeds, self.layer, (1, height, width))
         return modulated_conv2d(
             x, self.weight, self.affine(w), noise=noise * self.noise_strength,
-            up=self.up, padding=1, resample_filter=self.taps.float() if self.up > 1 else None,
+            up=self.up, padding=1, resample_filter=self.taps() if self.up > 1 else None,
             bias=self.bias, act="leaky_relu", gain=math.sqrt(2), backend=self.backend,
         )  # fmt: skip
 
@@ -102,14 +99,11 @@ class ToImage(Fused):
 class SynthesisStage(Fused):
     """One resolution: styled convolutions, and their share of the image."""
 
-    taps: Tensor
-
     def __init__(
         self, inputs: int | None, outputs: int, channels: int, w_dim: int, level: int
     ) -> None:
         super().__init__()
-        self.register_buffer("taps", torch.empty(len(TAPS)), persistent=False)
-        self.reset_parameters()
+        self.taps = Taps()
         self.up = (
             None
             if inputs is None
@@ -117,11 +111,6 @@ class SynthesisStage(Fused):
         )
         self.conv = StyledConv(outputs, outputs, w_dim, layer=2 * level, up=False)
         self.to_image = ToImage(outputs, channels, w_dim)
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Fill in the filter."""
-        self.taps.copy_(torch.tensor(TAPS))
 
     def forward(
         self, x: Tensor, image: Tensor | None, w: Tensor, seeds: Tensor
@@ -133,7 +122,7 @@ class SynthesisStage(Fused):
         own = self.to_image(x, w)
         if image is None:
             return x, own
-        return x, own + upsample2d(image, self.taps.float(), backend=self.backend)
+        return x, own + upsample2d(image, self.taps(), backend=self.backend)
 
 
 class Constant(nn.Module):
