@@ -150,18 +150,21 @@ def _run_backward(
 ) -> list[Tensor | None]:
     if triton and kernels is not None:
         return kernels.backward(g, h, inputs, kept, scale, is_causal)
-    return reference.backward(g, h, inputs, kept[2:], scale, is_causal)
+    return reference.backward(g, h, inputs, kept, scale, is_causal)
 
 
 class AttentionJvp(Function):
-    """Both outputs; keeps the inputs and all that `_run` gave."""
+    """Both outputs; keeps the inputs, and of what `_run` gave what the backward pass takes."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         """Six tensors, scale, is_causal and triton to O and Ȯ."""
         inputs, ctx.constants = args[:6], args[6:]
         results = _run(inputs, *ctx.constants)
-        ctx.save_for_backward(*inputs, *results)
+        triton = ctx.constants[-1]
+        ctx.save_for_backward(
+            *inputs, *(results if triton and kernels is not None else results[2:])
+        )
         return results[0], results[1]
 
     @staticmethod
