@@ -70,6 +70,7 @@ def layout(recipe: Recipe, world: World) -> Layout:
     return Layout(
         strategy=plan.strategy,
         activation_checkpointing=plan.activation_checkpointing,
+        compile=plan.compile,
         reshard_after_forward=plan.reshard_within or plan.reshard_after_forward,
         copies=plan.copies,
         offload=plan.offload,

@@ -125,6 +125,9 @@ class Parallel:
     """On one rank `ddp` and `fsdp` (unless it offloads) are `single`."""
     activation_checkpointing: bool = False
     """Compute each block's activations again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile each block by `torch.compile`. Penalties stay exact: where they are differentiated
+    twice, or a tangent is carried along, blocks run as they are written."""
     offload: bool = False
     """fsdp, deepspeed: keep the optimizer (with fsdp and ZeRO-3 also weights) on the CPU."""
     reshard_after_forward: bool = True

@@ -95,6 +95,7 @@ def _check_on_weights(recipe: Recipe) -> None:
 
 
 OF_STRATEGY = {
+    "compile": ("single", "ddp", "fsdp"),
     "offload": ("fsdp", "deepspeed"),
     "reshard_after_forward": ("fsdp",),
     "reshard_within": ("fsdp",),

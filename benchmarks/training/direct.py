@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dgan.networks.layers import TAPS, BiasAct, Resample
+from dgan.networks.layers import BiasAct, Resample, Taps
 
 
 class Direct:
@@ -150,7 +150,7 @@ class Filtered(nn.Module):
     def __init__(self, layer: Resample) -> None:
         super().__init__()
         self.up = layer.up
-        taps = torch.tensor(TAPS)
+        taps = Taps()()
         self.register_buffer("taps", taps[:, None] * taps, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

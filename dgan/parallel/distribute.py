@@ -3,6 +3,7 @@
 from torch import nn
 
 from dgan.networks.layers import NormAct
+from dgan.parallel.compiled import compile_blocks
 from dgan.parallel.layout import Layout
 from dgan.parallel.recompute import recompute
 from dgan.parallel.replicas import DDPReplica, FSDPReplica, Replica
@@ -28,6 +29,8 @@ def distribute(
                 part.process_group = world.mesh.get_group()
     if layout.activation_checkpointing:
         recompute(module)
+    if layout.compile:
+        compile_blocks(module)
     # One rank has nothing to spread, and FSDP2's hooks cost it up to half of a step.
     alone = world.size == 1 and not layout.offload
     if layout.strategy == "fsdp" and not alone:
