@@ -1,6 +1,7 @@
 """What a person sees of samples while a generator trains."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -15,8 +16,9 @@ from dgan.laboratory.picture import draw_samples, field_of
 from dgan.parallel.world import World
 from dgan.step import prepare
 
-Sheet = tuple[Tensor, int]
-"""Pictures uint8 `[K, C, H, W]`, and how many of them stand in a row."""
+Sheet = tuple[Tensor, int] | tuple[Tensor, int, Callable[[Path], object]]
+"""Pictures uint8 `[K, C, H, W]`, how many of them stand in a row, and perhaps what writes more of
+the same samples (sounds) beside the PNG, whose path it is given."""
 
 
 class Pictures(Protocol):
@@ -89,17 +91,19 @@ class Images:
 
     def of_reals(self) -> Sheet:
         """The first images of the shards; `ValueError` if none decodes."""
-        found = torch.empty(0, dtype=torch.uint8)
+        return visible(self._reals()), self.columns
+
+    def _reals(self) -> Tensor:
+        found = torch.empty(0)
         for batch in self.stream.dataset.batches(self.count, skip_corrupt=True):
-            images = visible(batch["image"])
-            found = torch.cat([found, images]) if len(found) else images
+            found = torch.cat([found, batch["image"]]) if len(found) else batch["image"]
             if len(found) >= self.count:
                 break
         if not len(found):
             raise ValueError(
                 f"no sample of {self.stream.dataset.table} decodes: pack the shards again"
             )
-        return found[: self.count], self.columns
+        return found[: self.count]
 
 
 class Pairs:
