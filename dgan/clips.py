@@ -68,3 +68,13 @@ def save_wav(waves: Tensor, path: Path, rate: int) -> None:
         file.setparams((len(line), 2, rate, 0, "NONE", ""))
         file.writeframes(numbers.T.contiguous().numpy().astype("<i2").tobytes())
     aside.replace(path)
+
+
+def save_clips(waves: Tensor, labels: Tensor | None, out: Path, *, rate: int, seed: int) -> None:
+    """One WAV of all waveforms `[N, C, L]` if `out` is one, else a folder of one each."""
+    if out.suffix == ".wav":
+        save_wav(waves, out, rate)
+        return
+    for index, clip in enumerate(waves):
+        suffix = "" if labels is None else f"-class{labels[index]}"
+        save_wav(clip[None], out / f"seed{seed}-{index:06d}{suffix}.wav", rate)

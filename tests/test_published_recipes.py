@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clips import LENGTH, RATE, clips
 from commands import dgan
 from PIL import Image
 from tiny import OPTIONS
@@ -174,6 +175,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+SMALL_IMAGES = {"resolution": 8}
 SMALL: dict[str, Callable[[Any], Any]] = {
     "embedding_dim": lambda _: 5,
     "group_size": lambda size: min(size, 4),
@@ -195,7 +197,8 @@ def narrow(player: Player, attention: int) -> Player:
 def small(recipe: Recipe, shards: str, directory: Path) -> Recipe:
     """Two steps of 8 samples of 8×8, through narrow networks."""
     classes = min(recipe.data.classes, 10)
-    data = replace(recipe.data, shards=shards, resolution=8, classes=classes)
+    sizes = {"resolution": LENGTH, "rate": RATE} if recipe.data.kind == "audio" else SMALL_IMAGES
+    data = replace(recipe.data, shards=shards, classes=classes, **sizes)
     return replace(
         recipe,
         data=data,
@@ -214,6 +217,8 @@ def test_each_recipe_trains(name: str, digits: str, latents: str, tmp_path: Path
     recipe = RECIPES[name]()
     validate(recipe)
     shards = latents if recipe.data.kind == "latents" else digits
+    if recipe.data.kind == "audio":
+        shards = str(clips(tmp_path / "clips.tar", 20))
     train(small(recipe, shards, tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "generator/loss" in line]

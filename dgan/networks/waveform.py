@@ -75,9 +75,11 @@ class PhaseShuffle(nn.Module):
 
     def shifts(self, place: Tensor) -> Tensor:
         """Places int64 `[N]` → moves int64 `[N]`."""
-        # Multiplicative hashing (Knuth, section 6.4), of which the middle bits are taken.
-        mixed = (place * 2654435761 + (self.layer + 1) * 40503) & 0xFFFFFFFF
-        return (mixed >> 13) % (2 * self.n + 1) - self.n
+        # The finaliser of MurmurHash3, whose bits all depend on all bits of place and layer.
+        mixed = (place + self.layer * 0x9E3779B9) & 0xFFFFFFFF
+        mixed = (mixed ^ (mixed >> 16)) * 0x85EBCA6B & 0xFFFFFFFF
+        mixed = (mixed ^ (mixed >> 13)) * 0xC2B2AE35 & 0xFFFFFFFF
+        return (mixed ^ (mixed >> 16)) % (2 * self.n + 1) - self.n
 
     def forward(self, x: Tensor, place: Tensor) -> Tensor:
         """`[N, C, L]`, places of the samples int64 `[N]` → the same shape; L exceeds n."""
@@ -185,9 +187,9 @@ class Projection(nn.Module):
 
     def __init__(self, inputs: int, width: int, classes: int) -> None:
         super().__init__()
-        self.features = Linear(inputs, width, bias=True)
+        self.features = Linear(inputs, width)
         self.embedding = Embedding(classes, width, math.sqrt(classes)) if classes else None
-        self.out = Linear(width, 1)
+        self.out = Linear(width, 1, bias=True)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """`[N, inputs]`, labels int64 `[N]` → `[N]`."""

@@ -76,8 +76,8 @@ class Spectra(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)
         total = (self.size[1] - 1) * self.hop + self.window
         before = (total - x.shape[2]) // 2
-        x = F.pad(x.to(wide), (before, total - x.shape[2] - before))
-        frames = x.unfold(2, self.window, self.hop) * self.taper.to(wide)
+        padded = F.pad(x.to(wide), (before, total - x.shape[2] - before))
+        frames = padded.unfold(2, self.window, self.hop) * self.taper.to(wide)
         spectrum = torch.view_as_real(torch.fft.rfft(frames)[..., :-1])
         return (spectrum.square().sum(-1) / FLOOR).log1p().div(4).transpose(2, 3).to(x.dtype)
 
