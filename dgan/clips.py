@@ -51,7 +51,7 @@ class Clips(Images):
         def write(path: Path) -> None:
             save_wav(waves, path.with_suffix(".wav"), self.rate)
 
-        return self.picture(waves), self.columns, write
+        return Sheet(self.picture(waves), self.columns, write)
 
 
 def save_wav(waves: Tensor, path: Path, rate: int) -> None:

@@ -14,8 +14,8 @@ from dgan.networks.layers import LEAKY_RELU_GAIN, BiasAct, fan_in_normal_, store
 from dgan.networks.network import Network
 from dgan.networks.waveform import Projection, WaveformDiscriminator
 
-FLOOR = 1e-4
-"""Of a power, of which a sine of amplitude 1 has ¼: what is 34 dB below that is nearly silent."""
+FLOOR = 1e-6
+"""Of a power, of which a sine of amplitude 1 has ¼: what is 54 dB below that is nearly silent."""
 
 
 class Conv2d(nn.Conv2d):
@@ -171,7 +171,8 @@ class WaveformJudges(Network):
     @property
     def blocks(self) -> list[nn.Module]:
         """The units in which to shard and to checkpoint."""
-        return [block for judge in (*self.scales, *self.views) for block in judge.blocks]
+        judges = [judge for part in (self.scales, self.views) for judge in part]
+        return [block for judge in judges for block in getattr(judge, "blocks", [])]
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Waveforms `[N, C, L]`, labels int64 `[N]` → logits `[N, judges]`, the scales first."""
