@@ -25,12 +25,17 @@ AUDIO: dict[str, Any] = {
     "generator__options": {"z_dim": 6, "widths": (8, 6), "norm": "batch"},
     "discriminator__network": "waveform",
     "discriminator__options": {"widths": (8, 6, 4), "phase_shuffle": 2},
-    "penalty": Penalty(gamma=constant(0.1), method="forward", check=False),
+    "task__loss": "wasserstein",
+    "penalty": Penalty(
+        gamma=constant(10.0), points="between", kind="one_centered", method="forward", check=False
+    ),
     "train__batch_size": 8,
     "samples__count": 6,
 }
-"""What `tiny` changes, on shards of `clips`."""
+"""What `tiny` changes, on shards of `clips`: WGAN-GP, as published."""
 JUDGES: dict[str, Any] = {
+    "task__loss": "relativistic",
+    "penalty": Penalty(gamma=constant(0.1), check=False),
     "discriminator__network": "waveform-judges",
     "discriminator__options": {"widths": (8, 6), "periods": (3,), "scales": 2, "spectra": (32,)},
 }

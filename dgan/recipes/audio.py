@@ -58,7 +58,7 @@ def fsdd_wavegan() -> Recipe:
         ),
         train=Train(steps=4000, batch_size=32, log_every=20),
         task=Task(loss="relativistic"),
-        penalty=Penalty(gamma=Cosine(start=0.1, end=0.01, kimg=length), method="double"),
+        penalty=Penalty(gamma=Cosine(start=0.1, end=0.03, kimg=length), method="double"),
         average=Average(half_life_kimg=Cosine(start=0.0, end=5.0, kimg=length)),
         checkpoint=Checkpoint(every=500),
         samples=Samples(every=500, count=40),
