@@ -17,6 +17,7 @@ from clips import LENGTH, RATE, clips
 from commands import dgan
 from pairs import pairs
 from PIL import Image
+from texts import ALPHABET, texts
 from tiny import OPTIONS
 
 from dgan.build_networks import build_network, network_arguments
@@ -202,6 +203,8 @@ def small(recipe: Recipe, shards: str, directory: Path) -> Recipe:
         sizes = {"resolution": 16, "resize": 18}
     if recipe.data.kind == "audio":
         sizes = {"resolution": LENGTH, "rate": RATE}
+    if recipe.data.kind == "text":
+        sizes = {"resolution": 8, "alphabet": ALPHABET, "channels": len(ALPHABET)}
     classes = min(recipe.data.classes, 10)
     data = replace(recipe.data, shards=shards, classes=classes, **sizes)
     return replace(
@@ -226,6 +229,8 @@ def test_each_recipe_trains(name: str, digits: str, latents: str, tmp_path: Path
         shards = str(pairs(tmp_path / "train-000000.tar", 9, size=20, channels=3))
         evaluation = replace(recipe.evaluation, shards="")
         recipe = replace(recipe, evaluation=evaluation)
+    if recipe.data.kind == "text":
+        shards = str(texts(tmp_path / "texts.tar", 9))
     if recipe.data.kind == "audio":
         shards = str(clips(tmp_path / "clips.tar", 20))
     train(small(recipe, shards, tmp_path / "run"))
