@@ -26,8 +26,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sngan": {"widths": (8, 6)},
     "biggan": {"widths": (8, 6)},
     "transformer": {"width": 8, "depth": 2, "heads": 2, "patch": 4},
-    "waveform": {"widths": (8, 6)},
-    "waveform-judges": {"widths": (8, 6)},
 }
 
 
