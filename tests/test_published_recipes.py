@@ -177,6 +177,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+OF_AUDIO: dict[str, Any] = {"widths": (8, 6)}
 SMALL_IMAGES = {"resolution": 8}
 SMALL: dict[str, Callable[[Any], Any]] = {
     "embedding_dim": lambda _: 5,
@@ -193,7 +194,7 @@ def narrow(player: Player, attention: int) -> Player:
     kept = {name: SMALL.get(name, lambda x: x)(value) for name, value in player.options.items()}
     if "attention" in kept:
         kept["attention"] = attention
-    return replace(player, options={**kept, **OPTIONS[player.network]})
+    return replace(player, options={**kept, **OPTIONS.get(player.network, OF_AUDIO)})
 
 
 def small(recipe: Recipe, shards: str, directory: Path) -> Recipe:
