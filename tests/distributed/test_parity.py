@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from captions import EMBEDDED, captioned
 from clips import AUDIO, JUDGES, clips
 from pairs import PAIRED, UNPAIRED, pairs
 from ranks import run_ranks
@@ -159,6 +160,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lazy": {"penalty__every": 7, "penalty__keep_unsharded": True},
     "paired": {**PAIRED, "train__accumulation": 2},
     "unpaired": {**UNPAIRED, "train__accumulation": 2, "train__discriminator_updates": 2},
+    "captions": {**EMBEDDED, "data__encoder": "captions:encode", "train__accumulation": 2},
     "audio": AUDIO,
     "audio_judges": {**AUDIO, **JUDGES, "parallel__activation_checkpointing": True},
 }
@@ -188,6 +190,8 @@ def trained(recipe: Recipe, world: World) -> tuple[dict[str, Tensor], dict[str, 
 
 def shards_of(case: dict[str, Any], shards: dict[int, str]) -> str:
     kinds = {"pairs": -1, "unpaired": -1, "audio": -2}
+    if "data__embedding" in case:
+        return shards[-3]
     return shards[kinds.get(case.get("data__kind", ""), case.get("data__resolution", 8))]
 
 
@@ -229,6 +233,7 @@ def shards(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, s
         16: str(folder / "train-*.tar"),
         -1: str(pairs(folder / "pairs.tar", 11)),
         -2: str(clips(folder / "clips.tar", 11)),
+        -3: captioned(folder / "captions.tar", 11),
     }
 
 
