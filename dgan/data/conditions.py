@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -168,14 +168,14 @@ def import_encoder(name: str) -> Encode:
     """
     module, _, attribute = name.partition(":")
     try:
-        encode: Any = getattr(importlib.import_module(module), attribute)
+        encode = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"--data.encoder {name!r} cannot be imported: {error}; is its folder on PYTHONPATH?"
         ) from error
     if not callable(encode):
         raise ValueError(f"--data.encoder {name!r} is {type(encode).__name__}, not a function")
-    return encode
+    return cast("Encode", encode)
 
 
 @torch.no_grad()
