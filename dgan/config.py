@@ -79,6 +79,12 @@ class Data:
     channels: int = 3
     classes: int = 0
     """0: unconditional. Otherwise labels are 0 … classes − 1 and both players see them."""
+    embedding: int = 0
+    """images: above 0, both players are given a vector of this size in the place of a label: the
+    `.npy` beside each image, or of its caption what `encoder` makes."""
+    encoder: str = ""
+    """The import path of a frozen encoder, `mypackage.encoders:encode`: a list of the captions, the
+    `.txt` beside images, → their embeddings `[N, embedding]`. Called once a batch, no gradients."""
     weights: tuple[float, ...] = ()
     """Of each entry of `shards`, which are then data sets that are mixed in this proportion; none:
     all of them are one data set. Scores compare with all samples of all of them, whatever these."""

@@ -29,6 +29,7 @@ def sample(
     out: Path | None = None,
     seed: int = 0,
     label: int | None = None,
+    caption: str | None = None,
     truncation: tuple[float, ...] = (),
     interpolate: Switch = False,
     neighbours: int = 0,
@@ -47,6 +48,8 @@ def sample(
         seed: of the latents; sample i of a seed is the same whatever the count.
         label: one class for all; without it, a conditional generator's classes take turns, and in a
             loop each has a tile.
+        caption: one for all, of a generator that is given captions; without it, and of one that
+            is given stored embeddings, those of the first training images.
         truncation: 0 is the middle of the latents. StyleGAN2: w comes nearer to its mean (that of
             the class), 1 is all of it. Others: z is normal, but never beyond ± this. Several
             values make a sheet, a row a value.
@@ -73,7 +76,12 @@ def sample(
         _require("truncation", value, 0)
     trained = load_run(run, step)
     _require_images(run, trained)
+    if caption is not None and not trained.recipe.data.encoder:
+        raise ValueError(f"--caption {caption!r}: {run} has no --data.encoder that could read it")
+    if interpolate:
+        _require_no_embedding(run, trained, "--interpolate")
     labels = _labels(trained, count, label)
+    given = _conditions(trained, count, caption) if trained.recipe.data.embedding else labels
     samples = Samples(trained.network, trained.z_dim, count=count, seed=seed)
     value = truncation[0] if truncation else None
     kind = trained.recipe.data.kind
@@ -84,9 +92,9 @@ def sample(
         )
     if kind == "text":
         out = out or Path("samples.txt")
-        save_text(text_of(samples.outputs(labels, value), trained.recipe.data.alphabet), out)
+        save_text(text_of(samples.outputs(given, value), trained.recipe.data.alphabet), out)
     elif kind == "audio":
-        out, waves = out or Path("samples.wav"), samples.outputs(labels, value)
+        out, waves = out or Path("samples.wav"), samples.outputs(given, value)
         if out.suffix == ".png":
             _save_samples(picture_of(trained.recipe)(waves), labels, label is None, seed, out)
         else:
@@ -97,14 +105,14 @@ def sample(
     elif neighbours:
         _require_pixels(run, trained)
         out = _named(out, "neighbours.png")
-        images = samples.images(labels, value)
+        images = samples.images(given, value)
         _save_neighbours(run, trained, images, labels, neighbours, features, out)
     elif len(truncation) > 1:
         out = _named(out, "truncation.png")
-        _save_sheet([(f"{value:g}", samples.images(labels, value)) for value in truncation], out)
+        _save_sheet([(f"{value:g}", samples.images(given, value)) for value in truncation], out)
     else:
         out = out or Path("grid.png")
-        _save_samples(samples.images(labels, value), labels, label is None, seed, out)
+        _save_samples(samples.images(given, value), labels, label is None, seed, out)
     print(f"{count} samples of step {trained.step} in {out}")
 
 
@@ -154,6 +162,7 @@ def project(
     trained = load_run(run, step)
     _require_images(run, trained)
     _require_pixels(run, trained)
+    _require_no_embedding(run, trained, "a projection")
     recipe, count = trained.recipe, CANDIDATES * starts
     target = read_target(image, recipe.data.channels, recipe.data.resolution)
     labels = _labels(trained, count, label)
@@ -234,6 +243,29 @@ def _require_pixels(run: Path, trained: "TrainedGenerator") -> None:
             f"{run} is a run on latents, which have no pixels to compare: decode what "
             "`dgan.load_generator` makes, and compare that"
         )
+
+
+def _require_no_embedding(run: Path, trained: "TrainedGenerator", what: str) -> None:
+    if trained.recipe.data.embedding:
+        raise ValueError(
+            f"{run} is given embeddings, and {what} is of generators that are given none"
+        )
+
+
+def _conditions(trained: "TrainedGenerator", count: int, caption: str | None) -> "Tensor":
+    """Vectors `[count, D]`: of one caption, or of the first training images."""
+    from dgan.data.conditions import ConditionedDataset, encoded, import_encoder
+    from dgan.opening import open_images
+
+    data = trained.recipe.data
+    dtype = next(trained.network.parameters()).dtype
+    if caption is not None:
+        found = encoded(import_encoder(data.encoder), [caption], data.embedding, data.encoder)
+        return found.to("cpu", dtype).expand(count, -1)
+    with open_images(trained.recipe, data.shards) as dataset:
+        assert isinstance(dataset, ConditionedDataset)
+        found = dataset.conditions([i % len(dataset) for i in range(count)])
+    return found.to("cpu", dtype)
 
 
 def _labels(trained: "TrainedGenerator", count: int, label: int | None) -> "Tensor | None":

@@ -7,6 +7,7 @@ from typing import Any
 from dgan.checkpoint import complete
 from dgan.config import Data, Recipe
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.conditions import ConditionedDataset
 from dgan.data.decode import DecodeError, image_channels, open_image
 from dgan.data.latents import LatentDataset
 from dgan.data.location import holds_secret
@@ -32,11 +33,13 @@ def open_stream(recipe: Recipe, world: World) -> Stream:
         ValueError: the batch cannot be divided, or the images or labels are not what the recipe
             says. FileNotFoundError: no such shards.
     """
-    parts = world.size * recipe.train.accumulation
+    pairs = 2 if recipe.task.mismatch else 1  # which exchange what they are labelled with
+    parts = world.size * recipe.train.accumulation * pairs
     if recipe.train.batch_size % parts:
+        of_pairs = " of pairs (--task.mismatch)" if recipe.task.mismatch else ""
         raise ValueError(
             f"--train.batch_size {recipe.train.batch_size} (over all ranks) cannot be divided into "
-            f"{world.size} ranks × {recipe.train.accumulation} micro-batches: "
+            f"{world.size} ranks × {recipe.train.accumulation} micro-batches{of_pairs}: "
             f"take a multiple of {parts}"
         )
     data = recipe.data
@@ -58,9 +61,10 @@ def open_stream(recipe: Recipe, world: World) -> Stream:
     if data.kind == "pairs":
         dataset = open_pairs(recipe, data.shards)
         return ShardStream(dataset, **place, **reading, weights=data.weights)
-    source = _as_stored(data) if data.kind == "images" else {}
+    plain = data.kind == "images" and not data.embedding
+    source = _as_stored(data) if plain else {}
     stream = ShardStream(
-        data.shards if data.kind == "images" else open_images(recipe, data.shards),
+        data.shards if plain else open_images(recipe, data.shards),
         **place,
         **source,
         **reading,
@@ -90,7 +94,7 @@ def _check_labels(stream: ShardStream, data: Data) -> None:
             f"{stream.dataset.describe(stream.dataset.table.first_without('cls') or 0)} is the "
             "first without. Pack a folder with a subfolder a class, or set --data.classes 0"
         )
-    if stream.num_classes > data.classes > 0:
+    if data.classes and stream.num_classes > data.classes:
         raise ValueError(
             f"{stream.dataset.table} has labels up to {stream.num_classes - 1}, but --data.classes "
             f"is {data.classes}: set it to {stream.num_classes}"
@@ -112,6 +116,9 @@ def open_images(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
     if recipe.data.kind == "text":
         del options["channels"]
         return TextDataset(shards, alphabet=recipe.data.alphabet, **options)
+    if recipe.data.embedding:
+        plan = recipe.data
+        return ConditionedDataset(shards, size=plan.embedding, encoder=plan.encoder, **options)
     return ShardDataset(shards, **options)
 
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 from dgan.config import Augment, Balance, Data, Divergence, Judges, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
 from dgan.validation_audio import check_audio
+from dgan.validation_condition import check_condition
 from dgan.validation_task import check_task
 from dgan.validation_text import check_text
 
@@ -25,6 +26,7 @@ def validate(recipe: Recipe) -> None:
         "data.resolution": (recipe.data.resolution, 1),
         "data.classes": (recipe.data.classes, 0),
         "data.resize": (recipe.data.resize, 0),
+        "data.embedding": (recipe.data.embedding, 0),
         "data.workers": (recipe.data.workers, 0),
         "data.cache_gigabytes": (recipe.data.cache_gigabytes, 0),
         "parallel.copies": (recipe.parallel.copies, 1),
@@ -81,6 +83,7 @@ def validate(recipe: Recipe) -> None:
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
     check_audio(recipe)
     check_text(recipe)
+    check_condition(recipe)
     _check_kind(recipe)
 
 

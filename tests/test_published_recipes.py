@@ -177,7 +177,15 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-OF_AUDIO: dict[str, Any] = {"widths": (8, 6)}
+NARROW: dict[str, dict[str, Any]] = {
+    **OPTIONS,
+    "characters": {"width": 8, "depth": 2},
+    "patch": {"width": 2, "receptive_field": 16},
+    "resnet": {"width": 2, "residual_blocks": 1},
+    "unet": {"width": 2},
+    "waveform": {"widths": (8, 6)},
+    "waveform-judges": {"widths": (8, 6)},
+}
 SMALL_IMAGES = {"resolution": 8}
 SMALL: dict[str, Callable[[Any], Any]] = {
     "embedding_dim": lambda _: 5,
@@ -194,7 +202,7 @@ def narrow(player: Player, attention: int) -> Player:
     kept = {name: SMALL.get(name, lambda x: x)(value) for name, value in player.options.items()}
     if "attention" in kept:
         kept["attention"] = attention
-    return replace(player, options={**kept, **OPTIONS.get(player.network, OF_AUDIO)})
+    return replace(player, options={**kept, **NARROW[player.network]})
 
 
 def small(recipe: Recipe, shards: str, directory: Path) -> Recipe:

@@ -25,7 +25,8 @@ from .items import Item
 from .reshard import read_shards
 from .shards import expand
 
-ACCEPTED = """  a folder of images (its subfolders, if any, become the classes)
+ACCEPTED = """  a folder of images (its subfolders, if any, become the classes), and beside
+    an image the .txt (its caption) and .npy (its embedding) of the same name
   a folder of pairs: a/ and b/ with equal names in both; or pairs side by side (--pairs)
   a .txt file in UTF-8, a sample a line that is not empty
   a folder of .wav or .flac files, of .npy files, or of folders of frames (--video)
