@@ -10,9 +10,10 @@ from dgan.data.location import redact
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import UnpairedDataset
 from dgan.evaluation import Evaluator, find_features
+from dgan.films import Films
 from dgan.laboratory.evaluator import PointEvaluator
 from dgan.metrics import open_features
-from dgan.opening import Stream, open_images, open_pairs, open_unpaired
+from dgan.opening import Stream, open_compared, open_images, open_pairs, open_unpaired
 from dgan.parallel.world import World
 from dgan.pictures import Cycles, Images, Pairs, Pictures, Points
 from dgan.run import Run
@@ -43,8 +44,16 @@ def build_pictures(recipe: Recipe, stream: Stream, z_dim: int, world: World) -> 
             source = recipe.data.source
             return Pairs(dataset, source=source, count=count, z_dim=z_dim, seed=seed, world=world)
     assert isinstance(stream, ShardStream), "of images"
-    classes = recipe.data.classes
-    return Images(stream, count=count, classes=classes, z_dim=z_dim, seed=seed, world=world)
+    options: dict[str, Any] = {
+        "count": count,
+        "classes": recipe.data.classes,
+        "z_dim": z_dim,
+        "seed": seed,
+        "world": world,
+    }
+    if recipe.data.kind == "video":
+        return Films(stream, **options)
+    return Images(stream, **options)
 
 
 def open_translated(
@@ -76,8 +85,9 @@ def build_evaluator(recipe: Recipe, stream: Stream, world: World, run: Run) -> S
         if plan.features == "auto" and not training.has_labels:
             # An unconditional run's stream does not read labels; there may be some.
             training = opened.enter_context(open_images(recipe, recipe.data.shards))
-        if plan.shards:
-            compared = opened.enter_context(open_images(recipe, plan.shards))
+        if plan.shards or recipe.data.kind == "video":
+            shards = plan.shards or recipe.data.shards
+            compared = opened.enter_context(open_compared(recipe, shards))
         features = find_features(
             plan.features,
             training,

@@ -97,6 +97,8 @@ def _sizes(recipe: Recipe) -> dict[str, Any]:
     if data.kind == "points":
         return {"dimension": find_toy(str(data.shards)).dimension}
     sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
+    if data.kind == "video":
+        return sizes | {"frames": data.frames}
     # Networks of pairs are given the source beside the latent, or the image that they judge.
     return sizes | ({"source_channels": data.channels} if data.kind == "pairs" else {})
 

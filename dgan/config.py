@@ -61,16 +61,23 @@ class Data:
     """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`, also
     of `https://`, `s3://` and `gs://` addresses; or several of these. Commands (`pipe:`) are
     never run."""
-    kind: Literal["images", "stacked", "latents", "points", "pairs", "unpaired"] = "images"
+    kind: Literal["images", "stacked", "latents", "points", "pairs", "unpaired", "video"] = "images"
     """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `latents`:
     the `.npy` of each sample, floating `[channels, resolution, resolution]`. `points`: of the toy
     that `shards` names, `ring`, `grid` or `swissroll`. `pairs`: images `a` and `b` of each sample,
     cropped and mirrored alike. `unpaired`: images of two entries of `shards`, or the halves of one
-    of pairs, each half shuffled by itself."""
+    of pairs, each half shuffled by itself. `video`: `frames` of each clip, which is a strip of
+    square frames side by side, or an `.npy`, uint8 `[frames, channels, height, width]`; frames are
+    resized to `resolution`."""
     source: Literal["a", "b"] = "a"
     """pairs: which of them the generator is given, to make the other."""
     resolution: int = 1
     channels: int = 3
+    frames: int = 0
+    """video: frames of a clip that are shown, from a place that is drawn by (seed, position);
+    evaluation takes places that are evenly spread."""
+    frame_stride: int = 1
+    """video: every so-manieth frame is one of them."""
     classes: int = 0
     """0: unconditional. Otherwise labels are 0 … classes − 1 and both players see them."""
     weights: tuple[float, ...] = ()

@@ -41,7 +41,8 @@ def sample(
         run: the run's directory.
         count: how many: by default 64, in a row of a sheet 8; or latents of a loop, by default 6.
         out: a PNG for one grid (by default grid.png; of a conditional generator a row a class); a
-            GIF for a loop; anything else is a folder for one PNG a sample.
+            GIF for a loop; of clips a GIF, or the PNG of a sheet; anything else is a folder for one
+            PNG a sample.
         seed: of the latents; sample i of a seed is the same whatever the count.
         label: one class for all; without it, a conditional generator's classes take turns, and in a
             loop each has a tile.
@@ -55,6 +56,7 @@ def sample(
             `dgan evaluate`.
         step: of another checkpoint than the newest, or `best`: the one with the best score.
     """
+    from dgan.films import save_clips
     from dgan.inside.samples import Samples
     from dgan.trained import load_run
 
@@ -67,6 +69,11 @@ def sample(
         _require("truncation", value, 0)
     trained = load_run(run, step)
     _require_images(run, trained)
+    moves = trained.recipe.data.kind == "video"
+    if moves and (interpolate or neighbours or len(truncation) > 1):
+        raise ValueError(
+            f"{run} makes clips: --interpolate, --neighbours and several --truncation are of images"
+        )
     labels = _labels(trained, count, label)
     samples = Samples(trained.network, trained.z_dim, count=count, seed=seed)
     value = truncation[0] if truncation else None
@@ -81,6 +88,10 @@ def sample(
     elif len(truncation) > 1:
         out = _named(out, "truncation.png")
         _save_sheet([(f"{value:g}", samples.images(labels, value)) for value in truncation], out)
+    elif moves:
+        out = out or Path("grid.gif")
+        columns = trained.recipe.data.classes if label is None else 0
+        save_clips(samples.images(labels, value), out, columns or round(count**0.5))
     else:
         out = out or Path("grid.png")
         _save_samples(samples.images(labels, value), labels, label is None, seed, out)
@@ -211,6 +222,8 @@ def _require_pixels(run: Path, trained: "TrainedGenerator") -> None:
             f"{run} is a run on latents, which have no pixels to compare: decode what "
             "`dgan.load_generator` makes, and compare that"
         )
+    if trained.recipe.data.kind == "video":
+        raise ValueError(f"{run} is a run on clips, and this looks at single images")
 
 
 def _labels(trained: "TrainedGenerator", count: int, label: int | None) -> "Tensor | None":

@@ -7,6 +7,7 @@ from typing import Any
 from dgan.checkpoint import complete
 from dgan.config import Data, Recipe
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.clips import ClipDataset, Places
 from dgan.data.decode import DecodeError, image_channels, open_image
 from dgan.data.latents import LatentDataset
 from dgan.data.location import holds_secret
@@ -103,7 +104,27 @@ def open_images(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
         del options["crop"]
         options["labels"] = None if recipe.data.classes else False
         return LatentDataset(shards, **options)
+    if recipe.data.kind == "video":
+        return ClipDataset(shards, **_as_clips(recipe))
     return ShardDataset(shards, **options)
+
+
+def open_compared(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
+    """What scores compare with: the images of `shards`, or several places of each clip."""
+    if recipe.data.kind == "video":
+        return Places(shards, each=PLACES, **_as_clips(recipe))
+    return open_images(recipe, shards)
+
+
+PLACES = 16
+"""Of each clip that scores compare with."""
+
+
+def _as_clips(recipe: Recipe) -> dict[str, Any]:
+    """How the clips of shards are to be read."""
+    options, data = _as_stored(recipe.data) | {"labels": None}, recipe.data
+    del options["crop"]
+    return options | {"frames": data.frames, "stride": data.frame_stride}
 
 
 def open_pairs(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:

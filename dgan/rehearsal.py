@@ -74,4 +74,5 @@ def _shape(recipe: Recipe) -> tuple[int, ...]:
     data = recipe.data
     if data.kind == "points":
         return (find_toy(str(data.shards)).dimension,)
-    return data.channels, data.resolution, data.resolution
+    frames = (data.frames,) if data.kind == "video" else ()
+    return data.channels, *frames, data.resolution, data.resolution

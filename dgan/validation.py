@@ -6,6 +6,7 @@ from dataclasses import fields
 from dgan.config import Augment, Balance, Data, Divergence, Judges, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
 from dgan.validation_task import check_task
+from dgan.validation_video import check_video
 
 
 def validate(recipe: Recipe) -> None:
@@ -78,6 +79,7 @@ def validate(recipe: Recipe) -> None:
     elif recipe.data.channels not in (1, 3):
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
     _check_kind(recipe)
+    check_video(recipe)
 
 
 ON_WEIGHTS = ("orthogonal", "historical")
@@ -159,7 +161,7 @@ def _check_latents(recipe: Recipe) -> None:
         )
 
 
-UNBOUNDED = ("dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer")
+UNBOUNDED = ("dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer", "video")
 """Families of discriminators that nothing keeps Lipschitz by itself."""
 
 

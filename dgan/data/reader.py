@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from .batch import Batch, Encoded
 from .dataset import ShardDataset
 from .decode import DecodeError
-from .images import DRAWN, View
+from .errors import SizeMismatchError
+from .images import View
 from .mixture import Mixture
 from .order import Order, crops, flips
 from .remote import UnreadableError
@@ -51,7 +52,7 @@ class Reader:
                     if isinstance(encoded, Encoded):
                         batch.decode(row, encoded, view)
                         continue
-                except DecodeError:
+                except (DecodeError, SizeMismatchError):  # of which a closer look knows the shard
                     encoded = None
                 skipped += self._row(batch, row, int(samples[row]), position + row, view, encoded)
         return skipped
@@ -75,7 +76,7 @@ class Reader:
         """How the sample at each of `positions` is seen: by position alone, whoever shows it."""
         seed, count = self.order.seed, len(positions)
         mirrored = flips(seed, positions).tolist() if self.flip else [False] * count
-        if self.dataset.crop not in DRAWN:
+        if not self.dataset.draws_places:
             return [View(mirror) for mirror in mirrored]
         places = crops(seed, positions).tolist()
         return [View(mirror, (x, y)) for mirror, (x, y) in zip(mirrored, places)]

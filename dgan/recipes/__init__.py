@@ -23,6 +23,7 @@ from dgan.recipes.small import digits, digits_stylegan2, fashion_mnist, mnist, s
 from dgan.recipes.stylegan2 import cifar10_stylegan2, cifar10_stylegan2_conditional
 from dgan.recipes.transformer import imagenet256_transformer, ten_billion
 from dgan.recipes.translation import facades_cyclegan_64, facades_pix2pix, facades_pix2pix_128
+from dgan.recipes.video import weizmann_video
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
@@ -46,6 +47,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "facades-pix2pix": facades_pix2pix,
     "facades-pix2pix-128": facades_pix2pix_128,
     "facades-cyclegan-64": facades_cyclegan_64,
+    "weizmann-video": weizmann_video,
 }
 
 
