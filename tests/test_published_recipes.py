@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from commands import dgan
+from films import films
 from PIL import Image
 from tiny import OPTIONS
 
@@ -214,6 +215,8 @@ def test_each_recipe_trains(name: str, digits: str, latents: str, tmp_path: Path
     recipe = RECIPES[name]()
     validate(recipe)
     shards = latents if recipe.data.kind == "latents" else digits
+    if recipe.data.kind == "video":
+        shards = films(tmp_path / "films.tar", 20, frames=16, channels=3)
     train(small(recipe, shards, tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "generator/loss" in line]

@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sngan": {"widths": (8, 6)},
     "biggan": {"widths": (8, 6)},
     "transformer": {"width": 8, "depth": 2, "heads": 2, "patch": 4},
+    "video": {"widths": (8, 6)},
 }
 
 

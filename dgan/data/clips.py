@@ -69,7 +69,7 @@ class ClipDataset(ShardDataset):
             wanted, self.image_names = ARRAY, ()
         else:
             wanted, self.fields = "image", ()
-        self.frames, self.stride = frames, stride
+        self.frames, self.stride, self._sizes = frames, stride, (channels, resolution)
         if wanted == "image" and self.image_names != ("image",):
             found = ", ".join(self.image_names) or "no image"
             raise ValueError(
@@ -90,10 +90,15 @@ class ClipDataset(ShardDataset):
         """Room for `n` samples, in memory from `buffers` if given."""
         return _ClipBatch(n, self, buffers or Buffers())
 
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, int, int]]:
-        """Of a frame `(C, H, W)`, as `"image"`."""
-        return {"image": self._shape("image")}
+    @property
+    def channels(self) -> int:
+        """Channels of the frames."""
+        return self._sizes[0]
+
+    @property
+    def resolution(self) -> int:
+        """Their height and width, as they are shown."""
+        return self._sizes[1]
 
 
 class Places(ClipDataset):
@@ -144,8 +149,8 @@ def split_labelled(dataset: ClipDataset) -> tuple[Labelled, Labelled]:
     Raises:
         ValueError: there are fewer than 5 clips that decode.
     """
-    channels, side, _ = dataset.shapes["image"]
-    most = min(2000, max(64, (1 << 28) // (channels * dataset.frames * side * side)))
+    size = dataset.channels * dataset.frames * dataset.resolution**2
+    most = min(2000, max(64, (1 << 28) // size))
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), most)).astype(int))
     each, run = min(16, most // len(chosen)), max(1, min(4, len(chosen) // 5))
     parts: tuple[list[dict[str, Any]], ...] = ([], [])
@@ -174,8 +179,9 @@ class _ClipBatch(Batch):
         super().__init__(
             n, {}, labelled=dataset.has_labels, fields=(), crop="none", buffers=buffers
         )
-        (self._channels, side, _), self._frames = dataset.shapes["image"], dataset.frames
-        self._stride, self._decoder = dataset.stride, _Array if dataset.fields else _Strip
+        self._channels, side = dataset.channels, dataset.resolution
+        self._frames, self._stride = dataset.frames, dataset.stride
+        self._decoder = _Array if dataset.fields else _Strip
         memory = buffers.take((n, self._frames, side, side, self._channels))
         self._images = {"image": memory.permute(0, 4, 1, 2, 3)}
         self._rows = memory.numpy()

@@ -212,9 +212,9 @@ class Judge(nn.Module):
         for level in reversed(range(len(steps))):
             after, before = steps[level]
             shorter = lengths[level + 1] > lengths[level]
-            down = Down(before, after, 8 << level, shorter=shorter)
+            stage = _stage(before, lengths[level + 1], blocks, depth)
             self.stages.append(
-                nn.Sequential(*_stage(before, lengths[level + 1], blocks, depth), down)
+                nn.Sequential(*stage, Down(before, after, 8 << level, shorter=shorter))
             )
         self.stages.append(_stage(widths[0], lengths[0], blocks, depth))
         self.head = ClipHead(16 * widths[0] * lengths[0], classes, widths[0])
