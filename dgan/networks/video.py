@@ -172,7 +172,9 @@ class VideoGenerator(Network):
             longer = lengths[level + 1] > lengths[level]
             up = Up(before, after, 4 << level, longer=longer)
             self.stages.append(nn.Sequential(up, *_stage(after, lengths[level + 1], blocks, depth)))
-        self.to_clip = FrameConv2d(widths[-1], channels)
+        self.to_clip = nn.Sequential(
+            FrameConv2d(widths[-1], channels), BiasAct(channels, act="linear")
+        )
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -208,15 +210,12 @@ class Judge(nn.Module):
         steps = stages_of(resolution, widths, "VideoDiscriminator")
         lengths, depth = lengths_of(frames, len(widths)), blocks * len(widths)
         self.from_clip = FrameConv2d(channels, widths[-1])
-        self.stages = nn.ModuleList()
+        self.stages = nn.ModuleList([_stage(widths[-1], lengths[-1], blocks, depth)])
         for level in reversed(range(len(steps))):
             after, before = steps[level]
             shorter = lengths[level + 1] > lengths[level]
-            stage = _stage(before, lengths[level + 1], blocks, depth)
-            self.stages.append(
-                nn.Sequential(*stage, Down(before, after, 8 << level, shorter=shorter))
-            )
-        self.stages.append(_stage(widths[0], lengths[0], blocks, depth))
+            down = Down(before, after, 8 << level, shorter=shorter)
+            self.stages.append(nn.Sequential(down, *_stage(after, lengths[level], blocks, depth)))
         self.head = ClipHead(16 * widths[0] * lengths[0], classes, widths[0])
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
