@@ -25,6 +25,9 @@ from dgan.networks.layers import (
 )
 from dgan.networks.network import Network
 
+MOTION = 0.3
+"""Spread at the start of what frames differ in, beside 1 of what they share."""
+
 
 class FrameConv2d(Conv2d):
     """A convolution of every frame by itself."""
@@ -129,8 +132,9 @@ class ClipHead(nn.Module):
 class VideoGenerator(Network):
     """Latents (and labels) to clips.
 
-    It begins with frames of 4×4, few of them: from there on each stage has twice the size, and the
-    first ones also twice the frames, until there are `frames`.
+    It begins with frames of 4×4, few of them, that share their content and differ in motion. From
+    there on each stage has twice the size, and the first ones also twice the frames, until there
+    are `frames`.
 
     Args:
         resolution: height and width of the frames, a power of two.
@@ -163,10 +167,11 @@ class VideoGenerator(Network):
         self.z_dim = z_dim
         steps = stages_of(resolution, widths, "VideoGenerator")
         lengths, depth = lengths_of(frames, len(widths)), blocks * len(widths)
-        self.shape = (widths[0], lengths[0], 4, 4)
+        self.length = lengths[0]
         self.embedding = Embedding(classes, z_dim) if classes else None
         inputs = 2 * z_dim if classes else z_dim
-        self.start = Linear(inputs, 16 * widths[0] * lengths[0])
+        self.content = Linear(inputs, 16 * widths[0])
+        self.motion = Linear(inputs, 16 * widths[0] * lengths[0], gain=MOTION)
         self.stages = nn.ModuleList([_stage(widths[0], lengths[0], blocks, depth)])
         for level, (before, after) in enumerate(steps):
             longer = lengths[level + 1] > lengths[level]
@@ -184,7 +189,8 @@ class VideoGenerator(Network):
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents `[N, z_dim]`, labels int64 `[N]` → clips `[N, C, T, H, W]`, about [−1, 1]."""
         z = z if self.embedding is None else torch.cat([z, self.embedding(labels)], dim=1)
-        x = self.start(z).unflatten(1, self.shape)
+        content, motion = self.content(z), self.motion(z)
+        x = content.unflatten(1, (-1, 1, 4, 4)) + motion.unflatten(1, (-1, self.length, 4, 4))
         for stage in self.stages:
             x = stage(x)
         return self.to_clip(x)
