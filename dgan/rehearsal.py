@@ -78,4 +78,5 @@ def _shape(recipe: Recipe) -> tuple[int, ...]:
         return (find_toy(str(data.shards)).dimension,)
     if data.kind in ("audio", "text"):
         return data.channels, data.resolution
-    return data.channels, data.resolution, data.resolution
+    frames = (data.frames,) if data.kind == "video" else ()
+    return data.channels, *frames, data.resolution, data.resolution

@@ -9,6 +9,7 @@ from dgan.validation_audio import check_audio
 from dgan.validation_condition import check_condition
 from dgan.validation_task import check_task
 from dgan.validation_text import check_text
+from dgan.validation_video import check_video
 
 
 def validate(recipe: Recipe) -> None:
@@ -85,6 +86,7 @@ def validate(recipe: Recipe) -> None:
     check_text(recipe)
     check_condition(recipe)
     _check_kind(recipe)
+    check_video(recipe)
 
 
 ON_WEIGHTS = ("orthogonal", "historical")
@@ -168,8 +170,8 @@ def _check_latents(recipe: Recipe) -> None:
 
 
 UNBOUNDED = (
-    "characters", "dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer", "waveform",
-    "waveform-judges",
+    "characters", "dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer", "video",
+    "waveform", "waveform-judges",
 )  # fmt: skip
 """Families of discriminators that nothing keeps Lipschitz by itself."""
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from clips import LENGTH, RATE, clips
 from commands import dgan
+from films import films
 from pairs import pairs
 from PIL import Image
 from texts import ALPHABET, texts
@@ -183,6 +184,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "patch": {"width": 2, "receptive_field": 16},
     "resnet": {"width": 2, "residual_blocks": 1},
     "unet": {"width": 2},
+    "video": {"widths": (8, 6)},
     "waveform": {"widths": (8, 6)},
     "waveform-judges": {"widths": (8, 6)},
 }
@@ -242,6 +244,8 @@ def test_each_recipe_trains(name: str, digits: str, latents: str, tmp_path: Path
         shards = str(texts(tmp_path / "texts.tar", 9))
     if recipe.data.kind == "audio":
         shards = str(clips(tmp_path / "clips.tar", 20))
+    if recipe.data.kind == "video":
+        shards = films(tmp_path / "films.tar", 20, frames=16, channels=3)
     train(small(recipe, shards, tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "generator/loss" in line]

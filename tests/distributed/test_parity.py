@@ -8,6 +8,7 @@ import pytest
 import torch
 from captions import EMBEDDED, captioned
 from clips import AUDIO, JUDGES, clips
+from films import FILM, films
 from pairs import PAIRED, UNPAIRED, pairs
 from ranks import run_ranks
 from texts import TEXT, texts
@@ -162,6 +163,7 @@ CASES: dict[str, dict[str, Any]] = {
         "train__accumulation": 2,
     },
     "lazy": {"penalty__every": 7, "penalty__keep_unsharded": True},
+    "video": {**FILM, "train__accumulation": 2},
     "paired": {**PAIRED, "train__accumulation": 2},
     "unpaired": {**UNPAIRED, "train__accumulation": 2, "train__discriminator_updates": 2},
     "captions": {**EMBEDDED, "data__encoder": "captions:encode", "train__accumulation": 2},
@@ -240,6 +242,7 @@ def shards(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Shards:
         "audio": str(clips(folder / "clips.tar", 11)),
         "text": str(texts(folder / "texts.tar", 11)),
         "captions": captioned(folder / "captions.tar", 11),
+        "video": str(films(folder / "films.tar", 11)),
     }
 
 
