@@ -1,0 +1,200 @@
+"""What a piece of training allocates, exchanges and computes, noted operation by operation.
+
+It needs no numbers: tensors may be fake ones, of a network that no machine here could hold.
+"""
+
+import functools
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+aten, prim = torch.ops.aten, torch.ops.prim
+
+GATHERED = "gathered"
+"""Weights of other ranks that are here for a while."""
+REST = "activations"
+"""What nothing else claims: activations, gradients on their way, temporaries, the batch."""
+
+COLLECTIVES = {
+    "_allgather_base_": "all_gather",
+    "allgather_": "all_gather",
+    "_reduce_scatter_base_": "reduce_scatter",
+    "reduce_scatter_": "reduce_scatter",
+    "allreduce_": "all_reduce",
+    "allreduce_coalesced_": "all_reduce",
+    "reduce_": "reduce",
+    "broadcast_": "broadcast",
+    "all_reduce": "all_reduce",
+    "all_gather_into_tensor": "all_gather",
+    "reduce_scatter_tensor": "reduce_scatter",
+}
+"""PyTorch's operators, also those of functional collectives, and what they do."""
+
+
+class Exchange(NamedTuple):
+    """A kind of exchange between ranks."""
+
+    collective: str
+    in_backward: bool
+
+
+@dataclass
+class Allocation:
+    """A stretch of a storage's life; `birth` and `death` count the ledger's events."""
+
+    size: int
+    label: str
+    birth: int
+    death: int | None = None
+
+
+@dataclass
+class Segment:
+    """What was noted between two marks."""
+
+    name: str
+    flops: int = 0
+    exchanged: Counter[Exchange] = field(default_factory=Counter)
+    """Bytes of the whole that each exchange is about: of what a gather gives, a reduction takes."""
+    exchanges: Counter[Exchange] = field(default_factory=Counter)
+    peak: int = 0
+    """Bytes, of all that lived at its worst moment."""
+    at: int = 0
+
+
+class Ledger(TorchDispatchMode):
+    """Notes every allocation, exchange and product of matrices while it is entered.
+
+    Memory is that of PyTorch's tensors, exactly; what an operation takes for itself while it runs
+    is not seen. FLOPs are those of `torch.utils.flop_counter` (a multiplication and an addition are
+    two): products of matrices, convolutions and attention. Where a decision depends on a number
+    that a fake tensor does not have, the number is 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allocations: list[Allocation] = []
+        self.segments = [Segment("start")]
+        self.events = self.live = 0
+        self._held: dict[int, tuple[Any, Allocation]] = {}
+
+    def __enter__(self) -> Self:
+        # FSDP2 frees and fills storages in place, which no operation shows.
+        self._resize = torch.UntypedStorage.resize_
+        ledger, resize = self, self._resize
+
+        @functools.wraps(resize)
+        def resize_(storage: Any, size: int) -> Any:
+            result = resize(storage, size)
+            ledger.resized(storage)
+            return result
+
+        torch.UntypedStorage.resize_ = resize_
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        torch.UntypedStorage.resize_ = self._resize
+        super().__exit__(*error)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # to see what it does with its local part
+        if func is prim.device.default and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
+        kwargs = kwargs or {}
+        try:
+            out = func(*args, **kwargs)
+        except DataDependentOutputException:
+            if func is not aten._local_scalar_dense.default:
+                raise
+            return 1.0 if args[0].is_floating_point() else 1
+        segment = self.segments[-1]
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            segment.flops += formula(*args, **kwargs, out_val=out)
+        exchanges = func.namespace in ("c10d", "_c10d_functional")
+        collective = COLLECTIVES.get(func._overloadpacket.__name__) if exchanges else None
+        if collective is not None:
+            kind = Exchange(collective, torch._C._current_graph_task_id() != -1)
+            whole = args[1] if collective == "reduce_scatter" and func.namespace == "c10d" else args[0]
+            segment.exchanges[kind] += 1
+            segment.exchanged[kind] += bytes_of(whole)
+            if collective == "all_gather" and func.namespace == "c10d":
+                self.label(GATHERED, tree_leaves(args[0]))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self.note(tensor)
+        return out
+
+    def note(self, tensor: Tensor) -> None:
+        """Take a tensor into account."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._held and (size := storage.nbytes()):
+            self._allocate(storage, size, REST)
+
+    def mark(self, name: str) -> None:
+        """Begin a segment."""
+        self.segments.append(Segment(name, peak=self.live, at=self.events))
+
+    def label(self, label: str, tensors: Iterable[Any]) -> None:
+        """Say what the memory of `tensors` is for, since it was allocated."""
+        for tensor in tensors:
+            if isinstance(tensor, DTensor):
+                tensor = tensor.to_local()
+            if isinstance(tensor, Tensor):
+                self.note(tensor)
+                held = self._held.get(tensor.untyped_storage()._cdata)
+                if held is not None:
+                    held[1].label = label
+
+    def resized(self, storage: Any) -> None:
+        """A storage was freed, or filled anew, in place."""
+        self._free(storage._cdata)
+        if size := storage.nbytes():
+            self._allocate(storage, size, GATHERED)
+
+    def composition(self, at: int) -> Counter[str]:
+        """Bytes by label of what lived at an event."""
+        found: Counter[str] = Counter()
+        for each in self.allocations:
+            if each.birth <= at and (each.death is None or at < each.death):
+                found[each.label] += each.size
+        return found
+
+    def _allocate(self, storage: Any, size: int, label: str) -> None:
+        self.events += 1
+        self.live += size
+        key = storage._cdata
+        allocation = Allocation(size, label, self.events)
+        self.allocations.append(allocation)
+        self._held[key] = (weakref.ref(storage, lambda _: self._free(key, allocation)), allocation)
+        segment = self.segments[-1]
+        if self.live > segment.peak:
+            segment.peak, segment.at = self.live, self.events
+
+    def _free(self, key: int, allocation: Allocation | None = None) -> None:
+        held = self._held.get(key)
+        if held is None or (allocation is not None and held[1] is not allocation):
+            return
+        del self._held[key]
+        self.events += 1
+        self.live -= held[1].size
+        held[1].death = self.events
+
+
+def bytes_of(structure: Any) -> int:
+    """Of all tensors in it."""
+    return sum(t.numel() * t.element_size() for t in tree_leaves(structure) if isinstance(t, Tensor))
