@@ -20,10 +20,15 @@ from torch.utils.flop_counter import flop_registry
 
 aten, prim = torch.ops.aten, torch.ops.prim
 
+WEIGHTS, OPTIMIZER, AVERAGE = "weights", "optimizer", "average"
+GRADIENTS = "gradients"
 GATHERED = "gathered"
 """Weights of other ranks that are here for a while."""
+CAST = "weights cast"
+"""Copies of weights that autocast makes, and keeps for the backward pass."""
 REST = "activations"
 """What nothing else claims: activations, gradients on their way, temporaries, the batch."""
+STEPPING = "optimizer's temporaries"
 
 COLLECTIVES = {
     "_allgather_base_": "all_gather",
@@ -86,6 +91,7 @@ class Ledger(TorchDispatchMode):
         self.allocations: list[Allocation] = []
         self.segments = [Segment("start")]
         self.events = self.live = 0
+        self.unclaimed = REST
         self._held: dict[int, tuple[Any, Allocation]] = {}
 
     def __enter__(self) -> Self:
@@ -121,32 +127,40 @@ class Ledger(TorchDispatchMode):
             if func is not aten._local_scalar_dense.default:
                 raise
             return 1.0 if args[0].is_floating_point() else 1
-        segment = self.segments[-1]
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
-            segment.flops += formula(*args, **kwargs, out_val=out)
-        exchanges = func.namespace in ("c10d", "_c10d_functional")
-        collective = COLLECTIVES.get(func._overloadpacket.__name__) if exchanges else None
-        if collective is not None:
-            kind = Exchange(collective, torch._C._current_graph_task_id() != -1)
-            whole = args[1] if collective == "reduce_scatter" and func.namespace == "c10d" else args[0]
-            segment.exchanges[kind] += 1
-            segment.exchanged[kind] += bytes_of(whole)
-            if collective == "all_gather" and func.namespace == "c10d":
-                self.label(GATHERED, tree_leaves(args[0]))
+            self.segments[-1].flops += formula(*args, **kwargs, out_val=out)
+        if func.namespace in ("c10d", "_c10d_functional"):
+            self._exchanged(func, args)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self.note(tensor)
+        if func is aten._to_copy.default and self.label_of(args[0]) == WEIGHTS:
+            self.label(CAST, [out])
         return out
+
+    def _exchanged(self, func: Any, args: tuple) -> None:
+        collective = COLLECTIVES.get(func._overloadpacket.__name__)
+        if collective is None:
+            return
+        kind = Exchange(collective, torch._C._current_graph_task_id() != -1)
+        # c10d's take the output first; where it is the smaller one, the whole comes second.
+        whole = args[func.namespace == "c10d" and collective == "reduce_scatter"]
+        segment = self.segments[-1]
+        segment.exchanges[kind] += 1
+        segment.exchanged[kind] += bytes_of(whole)
+        if func.namespace == "c10d" and collective == "all_gather":
+            self.label(GATHERED, tree_leaves(whole))
 
     def note(self, tensor: Tensor) -> None:
         """Take a tensor into account."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._held and (size := storage.nbytes()):
-            self._allocate(storage, size, REST)
+            self._allocate(storage, size, self.unclaimed)
 
-    def mark(self, name: str) -> None:
-        """Begin a segment."""
+    def mark(self, name: str, unclaimed: str = REST) -> None:
+        """Begin a segment, in which new memory is labelled `unclaimed` until something claims it."""
+        self.unclaimed = unclaimed
         self.segments.append(Segment(name, peak=self.live, at=self.events))
 
     def label(self, label: str, tensors: Iterable[Any]) -> None:
@@ -159,6 +173,11 @@ class Ledger(TorchDispatchMode):
                 held = self._held.get(tensor.untyped_storage()._cdata)
                 if held is not None:
                     held[1].label = label
+
+    def label_of(self, tensor: Tensor) -> str | None:
+        """What the memory of a tensor is for."""
+        held = self._held.get(tensor.untyped_storage()._cdata)
+        return None if held is None else held[1].label
 
     def resized(self, storage: Any) -> None:
         """A storage was freed, or filled anew, in place."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
@@ -136,7 +137,7 @@ def is_plain_eager(x: Tensor) -> bool:
     FakeTensor) do not know every operator that works in place.
     """
     return (
-        (type(x) is Tensor or type(x) is Parameter)
+        (type(x) is Tensor or type(x) is Parameter or type(x) is FakeTensor)
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
         and not torch.compiler.is_compiling()

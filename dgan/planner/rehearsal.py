@@ -1,0 +1,269 @@
+"""One step of training as a rank of a large job would compute it, with tensors that hold nothing.
+
+The networks, the task, FSDP2 and the optimizer are the real ones, and the code is that of `dgan.step`:
+what they allocate, exchange and compute is noted, not modelled. Only the numbers are missing.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.distributed.device_mesh import init_device_mesh
+
+from dgan.parallel.world import World
+from dgan.planner.ledger import (
+    AVERAGE,
+    GRADIENTS,
+    OPTIMIZER,
+    STEPPING,
+    WEIGHTS,
+    Exchange,
+    Ledger,
+)
+from dgan.schedule import constant
+from dgan.step import Pace, Player, Players, Turn, update
+
+Build = Callable[[World], Players]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is rehearsed besides the players.
+
+    Attributes:
+        ranks: that the job is pretended to have.
+        rows: real samples of a rank's micro-batch.
+        accumulation: micro-batches of an update.
+        sample: shape of one sample.
+        compute_dtype: of autocast regions; weights are float32.
+    """
+
+    ranks: int
+    rows: int
+    accumulation: int
+    sample: tuple[int, ...]
+    compute_dtype: torch.dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What one update of a player takes on one rank.
+
+    Attributes:
+        passes: bytes by label at the worst moment of the forward and backward passes.
+        stepping: likewise of the optimizer's step.
+        flops: of all micro-batches.
+        exchanged: bytes, as in `ledger.Segment`; `exchanges` counts them.
+    """
+
+    passes: Counter[str]
+    stepping: Counter[str]
+    flops: int
+    exchanged: Counter[Exchange]
+    exchanges: Counter[Exchange]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What one step takes on one rank.
+
+    Attributes:
+        updates: `discriminator`, `generator` and, where there is a penalty, `discriminator without
+            penalty`.
+        shapes: of each network's parameters that are trained.
+        parameters: of each network, also those that are not.
+        forward_flops: of each network for one sample.
+        units: in how many pieces each network is gathered.
+    """
+
+    setting: Setting
+    updates: dict[str, Update]
+    shapes: dict[str, list[tuple[int, ...]]]
+    parameters: dict[str, int]
+    forward_flops: dict[str, int] = field(default_factory=dict)
+    units: dict[str, int] = field(default_factory=dict)
+
+
+WITHOUT = "discriminator without penalty"
+
+
+def rehearse(build: Build, setting: Setting) -> Rehearsal:
+    """Take one update of each kind with the players that `build` makes in a world of fakes.
+
+    Raises:
+        ValueError: something in them depends on numbers, or cannot run on fake tensors.
+        RuntimeError: this process takes part in a real job.
+    """
+    try:
+        with _pretended(setting) as world, _fakes(), Ledger() as ledger:
+            return _rehearsed(build(world), ledger, setting, world)
+    except (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        UnsupportedOperatorException,
+    ) as error:
+        raise ValueError(
+            f"this recipe cannot be planned: the operator {error} needs numbers, and a plan has none"
+        ) from error
+
+
+@contextmanager
+def _pretended(setting: Setting) -> Iterator[World]:
+    """The first rank of a job whose other ranks are not there."""
+    # PyTorch's own tests use it; it registers the backend `fake`.
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    import torch.distributed._tools.fake_collectives  # noqa: F401  (collectives of fake tensors)
+
+    if dist.is_initialized():
+        raise RuntimeError("a plan is made in a process of its own, not in one of a running job")
+    dist.init_process_group("fake", rank=0, world_size=setting.ranks, store=FakeStore())
+    try:
+        assert dist.group.WORLD is not None
+        yield World(
+            rank=0,
+            size=setting.ranks,
+            device=torch.device("cpu"),
+            mesh=init_device_mesh("cpu", (setting.ranks,), mesh_dim_names=("data",)),
+            control=dist.group.WORLD,
+            dtype=torch.float32,
+            compute_dtype=setting.compute_dtype,
+        )
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _fakes() -> Iterator[None]:
+    state = torch.get_rng_state()
+    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
+        warnings.simplefilter("ignore")  # of numbers that are not there
+        yield
+    torch.set_rng_state(state)
+
+
+def _rehearsed(players: Players, ledger: Ledger, setting: Setting, world: World) -> Rehearsal:
+    generator, discriminator, task = players.generator, players.discriminator, players.task
+    for player in (generator, discriminator):
+        # As on a GPU, where it is the default.
+        player.replica.optimizer.param_groups[0]["foreach"] = True
+        ledger.label(WEIGHTS, player.replica.parameters)
+        moments = player.replica.moments().values()
+        ledger.label(OPTIMIZER, [value for each in moments for value in each.values()])
+    ledger.label(AVERAGE, players.average.weights.values())
+    found = {}
+    penalty, images = task.penalty, 0.0
+    if penalty.is_taken and not penalty.gamma.start:
+        images = 1000 * penalty.gamma.kimg
+    for name, player, opponent, loss in (
+        ("discriminator", discriminator, generator, task.discriminator_loss),
+        (WITHOUT, discriminator, generator, task.discriminator_loss),
+        ("generator", generator, discriminator, task.generator_loss),
+    ):
+        if name == WITHOUT:
+            if not penalty.is_taken:
+                continue
+            task.penalty = replace(penalty, gamma=constant(0.0))
+        turn = Turn(loss, _batch(players, setting), 1, 0, int(images))
+        found[name] = _measured(ledger, player, opponent, turn, setting, world)
+        task.penalty = penalty
+    modules = {each.name: each.replica.module for each in (generator, discriminator)}
+    return Rehearsal(
+        setting=setting,
+        updates=found,
+        shapes={
+            each.name: [tuple(p.shape) for p in each.replica.trainable]
+            for each in (generator, discriminator)
+        },
+        parameters={n: sum(p.numel() for p in m.parameters()) for n, m in modules.items()},
+        forward_flops=_forward_flops(players, ledger, setting, world),
+        units={name: 1 + len(list(getattr(m, "blocks", ()))) for name, m in modules.items()},
+    )
+
+
+def _measured(
+    ledger: Ledger, player: Player, opponent: Player, turn: Turn, setting: Setting, world: World
+) -> Update:
+    """One update; of many micro-batches the first and the last are taken."""
+    taken = min(setting.accumulation, 2)
+    pace = Pace(
+        batch_size=setting.rows * setting.ranks * taken, accumulation=taken,
+        discriminator_updates=1, generator_updates=1, seed=0,
+    )  # fmt: skip
+
+    def objective(*arguments: Any) -> Any:
+        ledger.mark("passes")
+        return turn.objective(*arguments)
+
+    def stepping(*_: Any) -> None:
+        ledger.mark("stepping", STEPPING)
+        ledger.label(GRADIENTS, [p.grad for p in player.replica.trainable])
+
+    ledger.mark("opening")
+    first = len(ledger.segments)
+    hook = player.replica.optimizer.register_step_pre_hook(stepping)
+    try:
+        update(player, opponent, replace(turn, objective=objective), pace, world)
+    finally:
+        hook.remove()
+        ledger.mark("closed")
+    *passes, step, _ = ledger.segments[first:]
+    # All micro-batches but the last are alike.
+    times = [setting.accumulation - 1, 1] if taken == 2 else [1]
+    exchanged: Counter[Exchange] = Counter()
+    exchanges: Counter[Exchange] = Counter()
+    for segment, count in zip(passes, times, strict=True):
+        for kind, size in segment.exchanged.items():
+            exchanged[kind] += count * size
+            exchanges[kind] += count * segment.exchanges[kind]
+    return Update(
+        passes=ledger.composition(max(passes, key=lambda segment: segment.peak).at),
+        stepping=ledger.composition(step.at),
+        flops=sum(count * segment.flops for segment, count in zip(passes, times)),
+        exchanged=exchanged + step.exchanged,
+        exchanges=exchanges + step.exchanges,
+    )
+
+
+def _batch(players: Players, setting: Setting) -> dict[str, Any]:
+    rows = setting.rows * min(setting.accumulation, 2)
+    batch: dict[str, Any] = {
+        players.task.sample: torch.empty(rows, *setting.sample),
+        "__key__": [""] * rows,
+    }
+    if players.task.conditional:
+        batch["label"] = torch.zeros(rows, dtype=torch.int64)
+    return batch
+
+
+@torch.no_grad()
+def _forward_flops(
+    players: Players, ledger: Ledger, setting: Setting, world: World
+) -> dict[str, int]:
+    """Of each network, for one sample (the least a batch of it can hold)."""
+    rows = 2  # some layers refer to other samples
+    labels = torch.zeros(rows, dtype=torch.int64) if players.task.conditional else None
+    inputs = {
+        "generator": torch.empty(rows, players.task.z_dim),
+        "discriminator": torch.empty(rows, *setting.sample),
+    }
+    found = {}
+    for player in (players.generator, players.discriminator):
+        module: nn.Module = player.replica.module
+        ledger.mark("forward")
+        with world.autocast():
+            module(inputs[player.name], labels)
+        found[player.name] = ledger.segments[-1].flops // rows
+    return found
