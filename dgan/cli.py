@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import tyro
 
-from dgan import commands, data_commands, recipes
+from dgan import commands, data_commands, plan_command, recipes
 from dgan.config import Recipe, nearest, switches
 from dgan.watchdog import START_AGAIN
 
@@ -51,6 +51,12 @@ def deepspeed(arguments: Sequence[str]) -> None:
     recipe = replace(recipe, parallel=strategy)
     validate(recipe)
     print(json.dumps(deepspeed_plan(recipe, world_size=int(ranks)), indent=2))
+
+
+def plan(arguments: Sequence[str]) -> None:
+    """Plan a recipe: RECIPE [--nodes N --gpus-per-node M --gpu h100 --json FILE --KEY VALUE ...]."""
+    flags, left = plan_command.take_flags(arguments)
+    plan_command.show_plan(_recipe("plan", left), flags)
 
 
 def _recipe(command: str, arguments: Sequence[str]) -> Recipe:
@@ -100,7 +106,11 @@ def _exchange_networks(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return recipe
 
 
-OF_A_RECIPE: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "deepspeed": deepspeed}
+OF_A_RECIPE: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "plan": plan,
+    "deepspeed": deepspeed,
+}
 
 COMMANDS: dict[str, Callable[..., None]] = {
     **OF_A_RECIPE,

@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dgan.config import Recipe
+from dgan.planner import ASSUMPTIONS, Plan, Row, merged
 
+GIB = 2**30
 FLAGS = {"--nodes": "1", "--gpus-per-node": "8", "--gpu": "h100", "--json": ""}
 """With their defaults; the other flags are a recipe's keys."""
 
@@ -50,10 +52,109 @@ def show_plan(recipe: Recipe, flags: dict[str, str]) -> None:
     console.print(_strategies(made))
     console.print(_traffic(made))
     console.print(_scaling(made))
-    for line in _assumptions():
+    for line in ASSUMPTIONS:
         console.print(f"assumed: {line}", markup=False)
     if flags["--json"]:
         path = Path(flags["--json"])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(made.as_json(), indent=1) + "\n")
         console.print(f"written to {path}", markup=False)
+
+
+def _count(flag: str, value: str) -> int:
+    if not value.isdecimal():
+        raise ValueError(f"{flag} is {value!r}; it must be a whole number")
+    return int(value)
+
+
+COLUMNS = {
+    "weights": ("weights", "weights cast"),
+    "gradients": ("gradients", "buckets"),
+    "optimizer": ("optimizer", "optimizer's temporaries"),
+    "average": ("average",),
+    "gathered": ("gathered",),
+    "activations": ("activations",),
+}
+"""Of the table of memory, and the labels that each adds up."""
+
+
+def _strategies(plan: Plan) -> Table:
+    table = Table(
+        "", "strategy", "blocks", *COLUMNS, "penalty's", "needs", "fits", "sent", "FLOP", "a step",
+        title="GiB on each GPU at the worst moment, and what it sends and computes in a step",
+        box=None, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for index, row in enumerate(plan.rows):
+        each = row.footprint
+        table.add_row(
+            "→" if index == plan.best else "",
+            each.strategy,
+            "recomputed" if each.checkpointing else "kept",
+            *(_gib(sum(each.memory[label] for label in labels)) for labels in COLUMNS.values()),
+            "" if each.penalty is None else _gib(each.penalty),
+            _gib(row.needs),
+            "yes" if row.fits else "no",
+            f"{_short(each.sent)}B",
+            _short(each.flops),
+            _time(row),
+        )
+    return table
+
+
+def _traffic(plan: Plan) -> Table:
+    """What each strategy exchanges, where recomputing blocks changes nothing of it."""
+    table = Table(
+        "strategy", "collective", "over", "whole", "each GPU sends", "times",
+        title="exchanged in a step", box=None, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for row in plan.rows:
+        if row.footprint.checkpointing:
+            continue
+        for each in merged(row.footprint.traffic):
+            if each.sent:
+                where = "GPUs of all nodes" if each.across else "GPUs of a node"
+                where = (
+                    "GPUs, one of each node"
+                    if each.ranks < row.footprint.ranks and each.across
+                    else where
+                )
+                table.add_row(
+                    row.footprint.strategy, each.collective, f"{each.ranks} {where}",
+                    f"{_short(each.whole)}B", f"{_short(each.sent)}B", f"{each.count:.4g}",
+                )  # fmt: skip
+    return table
+
+
+def _scaling(plan: Plan) -> Table:
+    table = Table(
+        "nodes", "GPUs", "samples a GPU", "best strategy", "blocks", "a step", "samples a second",
+        title="the same batch on other numbers of nodes", box=None, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for nodes, row in plan.scaling:
+        each = row.footprint
+        fast, slow = (plan.job.batch_size / seconds for seconds in row.seconds)
+        table.add_row(
+            str(nodes), str(each.ranks), str(plan.job.batch_size // each.ranks), each.strategy,
+            "recomputed" if each.checkpointing else "kept", _time(row),
+            f"{_short(slow)} to {_short(fast)}",
+        )  # fmt: skip
+    return table
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f}" if size < 100 * GIB else f"{size / GIB:.0f}"
+
+
+def _time(row: Row) -> str:
+    return " to ".join(f"{_short(seconds)}s" for seconds in row.seconds)
+
+
+def _short(number: float) -> str:
+    """Three digits and a unit's prefix."""
+    if number == 0:
+        return "0 "
+    prefixes = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "µ"}
+    scale = next((s for s in prefixes if number >= s), 1e-6)
+    return f"{number / scale:.3g} {prefixes[scale]}"

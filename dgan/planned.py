@@ -1,12 +1,13 @@
 """A recipe on a cluster that is not here: what is handed to the planner."""
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from typing import Literal
 
 import torch
 
 from dgan.build import build_players, deepspeed_plan
-from dgan.build_networks import build_network
 from dgan.config import Parallel, Recipe
 from dgan.data.toy import find_toy
 from dgan.parallel.world import World
@@ -14,6 +15,9 @@ from dgan.planner import Job, Plan, Rehearsal, Rehearsals, Setting, find_gpu, ma
 from dgan.step import Players
 from dgan.validation import validate
 
+Strategy = Literal["single", "fsdp"]
+LARGE = 1_000_000_000
+"""Parameters from which a rehearsal takes longer than a process takes to start."""
 REHEARSED_RANKS = 8
 """FSDP2 is rehearsed on so many at most: what grows with their number is proportional to it."""
 
@@ -33,14 +37,20 @@ def plan(recipe: Recipe, *, nodes: int, gpus_per_node: int, gpu: str) -> Plan:
     if recipe.train.precision == "float64":
         raise ValueError("--train.precision float64 is for checks: plan float32 or bfloat16")
     job = _job(recipe, nodes, gpus_per_node)
-    kinds = [False, True] if _has_blocks(recipe) else [False]
+    ranks = min(job.ranks, REHEARSED_RANKS)
+    first = _rehearsal(recipe, job, "single", 1, False)
+    ways: list[tuple[Strategy, int, bool]] = [("fsdp", ranks, False)]
+    if all(units > 1 for units in first.units.values()):  # there is something to recompute
+        ways += [("single", 1, True), ("fsdp", ranks, True)]
+    if sum(first.parameters.values()) < LARGE:
+        others = [_rehearsal(recipe, job, *way) for way in ways]
+    else:
+        with ProcessPoolExecutor(len(ways), get_context("spawn")) as pool:
+            others = list(pool.map(_rehearsal, *zip(*((recipe, job, *way) for way in ways))))
+    found = [first, *others]
     rehearsed = [
-        Rehearsals(
-            checkpointing=checkpointing,
-            whole=_rehearsal(recipe, job, "single", 1, checkpointing),
-            sharded=_rehearsal(recipe, job, "fsdp", min(job.ranks, REHEARSED_RANKS), checkpointing),
-        )
-        for checkpointing in kinds
+        Rehearsals(checkpointing=bool(at), whole=found[at], sharded=found[at + 1])
+        for at in range(0, len(found), 2)
     ]
     return make_plan(rehearsed, job, gpu, device)
 
@@ -65,7 +75,7 @@ def _job(recipe: Recipe, nodes: int, gpus_per_node: int) -> Job:
 def _rehearsal(
     recipe: Recipe,
     job: Job,
-    strategy: Literal["single", "fsdp"],
+    strategy: Strategy,
     ranks: int,
     checkpointing: bool,
 ) -> Rehearsal:
@@ -85,12 +95,7 @@ def _rehearsal(
         accumulation=job.accumulation,
         sample=sample,
         compute_dtype=torch.bfloat16 if job.bfloat16 else torch.float32,
+        # What the penalty adds is shown for blocks that are kept; a lazy one has two kinds of steps.
+        compare=not checkpointing or job.penalty_every > 1,
     )
     return rehearse(build, setting)
-
-
-def _has_blocks(recipe: Recipe) -> bool:
-    """Whether both networks name what could be recomputed."""
-    with torch.device("meta"):
-        networks = [build_network(recipe, role) for role in ("generator", "discriminator")]
-    return all(len(list(getattr(network, "blocks", ()))) for network in networks)

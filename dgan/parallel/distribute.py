@@ -20,7 +20,9 @@ def distribute(
         ValueError: the layout does not fit the world. ImportError: DeepSpeed is not installed.
     """
     layout.check(world)
-    if not _is_placed(module, world):  # fake tensors, of a network that is planned, stay where they are
+    if not _is_placed(
+        module, world
+    ):  # fake tensors, of a network that is planned, stay where they are
         module = module.to(world.device, world.dtype)
     for part in module.modules():
         if isinstance(part, NormAct):

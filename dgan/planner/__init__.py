@@ -4,7 +4,7 @@ from dgan.planner.estimate import ASSUMPTIONS, Plan, Row, make_plan
 from dgan.planner.hardware import GPUS, find_gpu
 from dgan.planner.job import Job
 from dgan.planner.rehearsal import Rehearsal, Setting, rehearse
-from dgan.planner.strategies import Footprint, Rehearsals
+from dgan.planner.strategies import Footprint, Rehearsals, merged
 
 __all__ = [
     "ASSUMPTIONS",
@@ -18,5 +18,6 @@ __all__ = [
     "Setting",
     "find_gpu",
     "make_plan",
+    "merged",
     "rehearse",
 ]

@@ -15,7 +15,6 @@ from dgan.planner.hardware import (
     OF_PEAK_LINK,
 )
 from dgan.planner.job import Job
-from dgan.planner.rehearsal import WITHOUT
 from dgan.planner.strategies import (
     MASTER,
     PLAYERS,
@@ -24,6 +23,7 @@ from dgan.planner.strategies import (
     both,
     elements,
     footprints,
+    merged,
 )
 
 ASSUMPTIONS = (
@@ -31,7 +31,7 @@ ASSUMPTIONS = (
     f"{LATENCY_S * 1e6:.0f} µs an exchange: times are estimates, from full overlap to none",
     f"memory is that of tensors, with the reference code of kernels, + {FRAGMENTATION:.0%} for "
     f"fragmentation + {BESIDES_TENSORS / GIB:.0f} GiB for CUDA, NCCL, cuDNN and cuBLAS",
-    "not modelled: loading data, evaluation, checkpoints, offloading, reshard_within, "
+    "not modelled: launching kernels, which small networks wait for, loading data, evaluation, checkpoints, offloading, reshard_within, "
     "FSDP2's prefetching, which may hold another unit",
 )
 
@@ -97,7 +97,7 @@ def row_as_json(row: Row) -> dict[str, Any]:
         "ranks": each.ranks, "fits": row.fits, "needs": row.needs, "tensors": each.peak,
         "memory": dict(each.memory), "penalty": each.penalty, "flops": each.flops,
         "sent": each.sent,
-        "traffic": [t._asdict() | {"sent": t.sent} for t in each.traffic if t.sent],
+        "traffic": [t._asdict() | {"sent": t.sent} for t in merged(each.traffic) if t.sent],
         "seconds": row.seconds,
     }  # fmt: skip
 
@@ -195,7 +195,7 @@ def _warnings(
             f"DeepSpeed's bucket of {job.bucket:,} elements is larger than both networks: set "
             "zero_optimization.reduce_bucket_size in --parallel.deepspeed_config"
         )
-    if job.penalty_method == "double" and WITHOUT in sharded.updates:
+    if job.penalty_method == "double" and sharded.penalised:
         found.append(
             "--penalty.method double keeps weights gathered under fsdp, and is impossible under "
             "ZeRO-3: auto takes the exact `forward` there"

@@ -132,7 +132,7 @@ class Ledger(TorchDispatchMode):
             self.segments[-1].flops += formula(*args, **kwargs, out_val=out)
         if func.namespace in ("c10d", "_c10d_functional"):
             self._exchanged(func, args)
-        for tensor in tree_leaves(out):
+        for tensor in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self.note(tensor)
         if func is aten._to_copy.default and self.label_of(args[0]) == WEIGHTS:
@@ -216,4 +216,6 @@ class Ledger(TorchDispatchMode):
 
 def bytes_of(structure: Any) -> int:
     """Of all tensors in it."""
-    return sum(t.numel() * t.element_size() for t in tree_leaves(structure) if isinstance(t, Tensor))
+    return sum(
+        t.numel() * t.element_size() for t in tree_leaves(structure) if isinstance(t, Tensor)
+    )

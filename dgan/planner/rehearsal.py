@@ -48,6 +48,7 @@ class Setting:
         accumulation: micro-batches of an update.
         sample: shape of one sample.
         compute_dtype: of autocast regions; weights are float32.
+        compare: take the discriminator's update without its penalty too.
     """
 
     ranks: int
@@ -55,6 +56,7 @@ class Setting:
     accumulation: int
     sample: tuple[int, ...]
     compute_dtype: torch.dtype
+    compare: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,9 @@ class Rehearsal:
     """What one step takes on one rank.
 
     Attributes:
-        updates: `discriminator`, `generator` and, where there is a penalty, `discriminator without
-            penalty`.
+        updates: `discriminator`, `generator` and, where it is asked for and there is a penalty,
+            `discriminator without penalty`.
+        penalised: whether there is a penalty.
         shapes: of each network's parameters that are trained.
         parameters: of each network, also those that are not.
         forward_flops: of each network for one sample.
@@ -90,6 +93,7 @@ class Rehearsal:
 
     setting: Setting
     updates: dict[str, Update]
+    penalised: bool
     shapes: dict[str, list[tuple[int, ...]]]
     parameters: dict[str, int]
     forward_flops: dict[str, int] = field(default_factory=dict)
@@ -157,8 +161,7 @@ def _fakes() -> Iterator[None]:
 def _rehearsed(players: Players, ledger: Ledger, setting: Setting, world: World) -> Rehearsal:
     generator, discriminator, task = players.generator, players.discriminator, players.task
     for player in (generator, discriminator):
-        # As on a GPU, where it is the default.
-        player.replica.optimizer.param_groups[0]["foreach"] = True
+        _step_once(player)
         ledger.label(WEIGHTS, player.replica.parameters)
         moments = player.replica.moments().values()
         ledger.label(OPTIMIZER, [value for each in moments for value in each.values()])
@@ -173,7 +176,7 @@ def _rehearsed(players: Players, ledger: Ledger, setting: Setting, world: World)
         ("generator", generator, discriminator, task.generator_loss),
     ):
         if name == WITHOUT:
-            if not penalty.is_taken:
+            if not (penalty.is_taken and setting.compare):
                 continue
             task.penalty = replace(penalty, gamma=constant(0.0))
         turn = Turn(loss, _batch(players, setting), 1, 0, int(images))
@@ -183,6 +186,7 @@ def _rehearsed(players: Players, ledger: Ledger, setting: Setting, world: World)
     return Rehearsal(
         setting=setting,
         updates=found,
+        penalised=penalty.is_taken,
         shapes={
             each.name: [tuple(p.shape) for p in each.replica.trainable]
             for each in (generator, discriminator)
@@ -191,6 +195,16 @@ def _rehearsed(players: Players, ledger: Ledger, setting: Setting, world: World)
         forward_flops=_forward_flops(players, ledger, setting, world),
         units={name: 1 + len(list(getattr(m, "blocks", ()))) for name, m in modules.items()},
     )
+
+
+def _step_once(player: Player) -> None:
+    """DTensor tries every operation once on a fake of the whole weights: not while it counts."""
+    player.replica.optimizer.param_groups[0]["foreach"] = (
+        True  # as on a GPU, where it is the default
+    )
+    for parameter in player.replica.trainable:
+        parameter.grad = torch.zeros_like(parameter)
+    player.replica.step(lr=0.0, betas=(0.0, 0.5))
 
 
 def _measured(

@@ -49,6 +49,15 @@ class Traffic(NamedTuple):
         return times * (self.ranks - 1) / self.ranks * self.whole
 
 
+def merged(traffic: list[Traffic]) -> list[Traffic]:
+    """What is exchanged by the same collective over the same ranks, added up."""
+    sums: dict[tuple[str, int, bool], tuple[float, float]] = {}
+    for collective, ranks, across, whole, count in traffic:
+        before = sums.get((collective, ranks, across), (0.0, 0.0))
+        sums[collective, ranks, across] = (before[0] + whole, before[1] + count)
+    return [Traffic(*kind, *total) for kind, total in sums.items()]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
     """A strategy on a job.
@@ -59,7 +68,7 @@ class Footprint:
         checkpointing: whether blocks are computed again in the backward pass.
         ranks: that it runs on.
         memory: bytes by label at the worst moment.
-        penalty: bytes of it that would not be there without a penalty.
+        penalty: bytes of it that would not be there without a penalty; None: not looked at.
         flops: of a step on one rank.
         traffic: of a step.
         stepped: weights that a rank's optimizers move in a step.
@@ -70,7 +79,7 @@ class Footprint:
     checkpointing: bool
     ranks: int
     memory: Counter[str]
-    penalty: float
+    penalty: float | None
     flops: float
     traffic: list[Traffic]
     stepped: float
@@ -105,7 +114,7 @@ def footprints(found: Rehearsals, job: Job) -> Iterator[Footprint]:
     if job.nodes > 1 and job.gpus_per_node > 1:
         yield fsdp(found, job, copies=job.nodes)
     for stage in (1, 2, 3):
-        if stage < 3 or job.penalty_method != "double" or WITHOUT not in found.whole.updates:
+        if stage < 3 or job.penalty_method != "double" or not found.whole.penalised:
             yield deepspeed(found, job, stage)
 
 
@@ -140,8 +149,12 @@ def flops(rehearsal: Rehearsal, job: Job) -> float:
 
 def single(found: Rehearsals, job: Job) -> Footprint:
     """All in one process."""
-    moments = {name: _moments(update, job, found.whole) for name, update in found.whole.updates.items()}
-    return _footprint("single", "--parallel.strategy single", found, found.whole, job, moments, [], 1)
+    moments = {
+        name: _moments(update, job, found.whole) for name, update in found.whole.updates.items()
+    }
+    return _footprint(
+        "single", "--parallel.strategy single", found, found.whole, job, moments, [], 1
+    )
 
 
 def ddp(found: Rehearsals, job: Job) -> Footprint:
@@ -155,7 +168,11 @@ def ddp(found: Rehearsals, job: Job) -> Footprint:
     traffic = [*_others(found, job)]
     for player, updates in _updates(job):
         count = math.ceil(MASTER * elements(whole, player, 1) / 25e6)  # buckets of 25 MB
-        traffic.append(_over_all("all_reduce", job, updates * MASTER * elements(whole, player, 1), updates * count))
+        traffic.append(
+            _over_all(
+                "all_reduce", job, updates * MASTER * elements(whole, player, 1), updates * count
+            )
+        )
     return _footprint("ddp", "--parallel.strategy ddp", found, whole, job, moments, traffic, 1)
 
 
@@ -171,7 +188,19 @@ def fsdp(found: Rehearsals, job: Job, *, keep: bool = False, copies: int = 1) ->
     counts = dict.fromkeys(gathering, 0.0)
     for name, update in sharded.updates.items():
         moments[name] = [
-            _scaled(moment, {WEIGHTS: cut, OPTIMIZER: cut, AVERAGE: cut, GRADIENTS: cut, STEPPING: cut, GATHERED: padded}, job, sharded)
+            _scaled(
+                moment,
+                {
+                    WEIGHTS: cut,
+                    OPTIMIZER: cut,
+                    AVERAGE: cut,
+                    GRADIENTS: cut,
+                    STEPPING: cut,
+                    GATHERED: padded,
+                },
+                job,
+                sharded,
+            )
             for moment in (update.passes, update.stepping)
         ]
         if keep:
@@ -189,7 +218,11 @@ def fsdp(found: Rehearsals, job: Job, *, keep: bool = False, copies: int = 1) ->
     if copies > 1:
         parts = gathering["reduce_scatter"] / shards
         traffic.append(Traffic("all_reduce", copies, True, parts, counts["reduce_scatter"]))
-    name = "fsdp" + (", kept after forward" if keep else "") + (f", {copies} copies" if copies > 1 else "")
+    name = (
+        "fsdp"
+        + (", kept after forward" if keep else "")
+        + (f", {copies} copies" if copies > 1 else "")
+    )
     flags = (
         "--parallel.strategy fsdp"
         + (" --parallel.reshard_after_forward False" if keep else "")
@@ -210,13 +243,20 @@ def deepspeed(found: Rehearsals, job: Job, stage: Literal[1, 2, 3]) -> Footprint
         held = _held_by_deepspeed(stage, total, whole["generator"], job)
         passes, step = _moments(update, job, rehearsal)
         # Weights are in the compute dtype already: autocast makes no copies.
-        working = Counter({REST: passes[REST]}) if job.bfloat16 else Counter({REST: passes[REST], CAST: passes[CAST]})
+        working = (
+            Counter({REST: passes[REST]})
+            if job.bfloat16
+            else Counter({REST: passes[REST], CAST: passes[CAST]})
+        )
         grown = passes[GRADIENTS] * size / MASTER if stage == 1 and not job.bfloat16 else 0.0
         if stage == 3:
             # Measured: of what a pass gathers, little is freed before the next one.
             working[GATHERED] = size * total
         stepping = Counter({STEPPING: 2 * MASTER * trained / n, GRADIENTS: MASTER * trained / n})
-        moments[name] = [held + working + Counter({GRADIENTS: grown}), held + stepping + Counter({REST: step[REST]})]
+        moments[name] = [
+            held + working + Counter({GRADIENTS: grown}),
+            held + stepping + Counter({REST: step[REST]}),
+        ]
     return _footprint(
         f"deepspeed, ZeRO-{stage}", f"--parallel.strategy deepspeed --parallel.zero_stage {stage}",
         found, rehearsal, job, moments, [*_others(found, job), *_of_deepspeed(found, job, stage, whole)], n,
@@ -258,7 +298,7 @@ def _of_deepspeed(
                 if kind.collective == "all_gather":
                     gathered += size * times(job, name, found.sharded)
                     count += update.exchanges[kind] * times(job, name, found.sharded)
-        if WITHOUT in found.sharded.updates:
+        if found.sharded.penalised:
             again = times(job, "discriminator", found.sharded) * job.accumulation
             gathered -= job.compute_bytes * whole["discriminator"] * again
         yield _over_all("all_gather", job, gathered, count)
@@ -303,17 +343,18 @@ def _footprint(
 ) -> Footprint:  # fmt: skip
     every = [moment for each in moments.values() for moment in each]
     worst = max(every, key=lambda moment: sum(moment.values()))
-    penalty = 0.0
-    if WITHOUT in moments:
+    penalty = None
+    if WITHOUT in moments or not rehearsal.penalised:
         others = [m for name, each in moments.items() if name != "discriminator" for m in each]
-        penalty = sum(worst.values()) - max(sum(moment.values()) for moment in others)
+        others = others or every
+        penalty = max(0.0, sum(worst.values()) - max(sum(moment.values()) for moment in others))
     return Footprint(
         strategy=strategy,
         flags=flags + (" --parallel.activation_checkpointing" if found.checkpointing else ""),
         checkpointing=found.checkpointing,
         ranks=job.ranks,
         memory=Counter({label: size for label, size in worst.items() if size}),
-        penalty=max(penalty, 0.0),
+        penalty=penalty,
         flops=flops(rehearsal, job),
         traffic=traffic,
         stepped=sum(updates * elements(rehearsal, player, shards) for player, updates in _updates(job)),
