@@ -54,7 +54,7 @@ def deepspeed(arguments: Sequence[str]) -> None:
 
 
 def plan(arguments: Sequence[str]) -> None:
-    """Plan a recipe: RECIPE [--nodes N --gpus-per-node M --gpu h100 --json FILE --KEY VALUE ...]."""
+    """Plan a run: RECIPE [--nodes N] [--gpus-per-node M] [--gpu h100] [--section.key VALUE ...]."""
     flags, left = plan_command.take_flags(arguments)
     plan_command.show_plan(_recipe("plan", left), flags)
 

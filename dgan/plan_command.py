@@ -41,9 +41,10 @@ def show_plan(recipe: Recipe, flags: dict[str, str]) -> None:
     for line in made.warnings:
         console.print(f"warning: {line}", markup=False)
     job = made.job
+    precision = "bfloat16" if job.bfloat16 else "float32"
     console.print(
-        f"{recipe.name} on {job.nodes} × {job.gpus_per_node} {made.gpu}: {job.batch_size} samples an "
-        f"update, {job.rows} on each GPU at a time, in {'bfloat16' if job.bfloat16 else 'float32'}",
+        f"{recipe.name} on {job.nodes} × {job.gpus_per_node} {made.gpu}: {job.batch_size} samples "
+        f"an update, {job.rows} on each GPU at a time, in {precision}",
         markup=False,
     )
     for player, count in made.parameters.items():
@@ -72,7 +73,7 @@ COLUMNS = {
     "gradients": ("gradients", "buckets"),
     "optimizer": ("optimizer", "optimizer's temporaries"),
     "average": ("average",),
-    "gathered": ("gathered",),
+    "in flight": ("in flight",),
     "activations": ("activations",),
 }
 """Of the table of memory, and the labels that each adds up."""
@@ -81,7 +82,7 @@ COLUMNS = {
 def _strategies(plan: Plan) -> Table:
     table = Table(
         "", "strategy", "blocks", *COLUMNS, "penalty's", "needs", "fits", "sent", "FLOP", "a step",
-        title="GiB on each GPU at the worst moment, and what it sends and computes in a step",
+        title="GiB (M: MiB) on each GPU at the worst moment; what it sends and computes in a step",
         box=None, padding=(0, 1, 0, 0),
     )  # fmt: skip
     for column in table.columns[3:]:
@@ -122,7 +123,7 @@ def _traffic(plan: Plan) -> Table:
                 )
                 table.add_row(
                     row.footprint.strategy, each.collective, f"{each.ranks} {where}",
-                    f"{_short(each.whole)}B", f"{_short(each.sent)}B", f"{each.count:.4g}",
+                    f"{_short(each.whole)}B", f"{_short(each.sent)}B", f"{each.times:.4g}",
                 )  # fmt: skip
     return table
 
@@ -144,6 +145,8 @@ def _scaling(plan: Plan) -> Table:
 
 
 def _gib(size: float) -> str:
+    if size < GIB / 10:
+        return f"{size / 2**20:.3g}M" if size else "0"
     return f"{size / GIB:.2f}" if size < 100 * GIB else f"{size / GIB:.0f}"
 
 

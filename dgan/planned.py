@@ -41,7 +41,7 @@ def plan(recipe: Recipe, *, nodes: int, gpus_per_node: int, gpu: str) -> Plan:
     first = _rehearsal(recipe, job, "single", 1, False)
     ways: list[tuple[Strategy, int, bool]] = [("fsdp", ranks, False)]
     if all(units > 1 for units in first.units.values()):  # there is something to recompute
-        ways += [("single", 1, True), ("fsdp", ranks, True)]
+        ways.extend([("single", 1, True), ("fsdp", ranks, True)])
     if sum(first.parameters.values()) < LARGE:
         others = [_rehearsal(recipe, job, *way) for way in ways]
     else:
@@ -95,7 +95,7 @@ def _rehearsal(
         accumulation=job.accumulation,
         sample=sample,
         compute_dtype=torch.bfloat16 if job.bfloat16 else torch.float32,
-        # What the penalty adds is shown for blocks that are kept; a lazy one has two kinds of steps.
+        # What a penalty adds is shown for blocks that are kept; a lazy one has two kinds of steps.
         compare=not checkpointing or job.penalty_every > 1,
     )
     return rehearse(build, setting)

@@ -1,10 +1,10 @@
 """What a recipe would take on a cluster that is not here: memory, exchanges, FLOPs, time."""
 
 from dgan.planner.estimate import ASSUMPTIONS, Plan, Row, make_plan
+from dgan.planner.footprint import Footprint, Rehearsals, merged
 from dgan.planner.hardware import GPUS, find_gpu
 from dgan.planner.job import Job
 from dgan.planner.rehearsal import Rehearsal, Setting, rehearse
-from dgan.planner.strategies import Footprint, Rehearsals, merged
 
 __all__ = [
     "ASSUMPTIONS",

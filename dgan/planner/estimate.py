@@ -1,9 +1,9 @@
-"""From footprints to a plan: what fits, how long a step may take, how that scales, what to beware of."""
+"""From footprints to a plan: what fits, how long a step takes, how that scales, what to beware."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgan.planner.footprint import MASTER, PLAYERS, Footprint, Rehearsals, both, elements, merged
 from dgan.planner.hardware import (
     ADAM_BYTES,
     BESIDES_TENSORS,
@@ -15,24 +15,15 @@ from dgan.planner.hardware import (
     OF_PEAK_LINK,
 )
 from dgan.planner.job import Job
-from dgan.planner.strategies import (
-    MASTER,
-    PLAYERS,
-    Footprint,
-    Rehearsals,
-    both,
-    elements,
-    footprints,
-    merged,
-)
+from dgan.planner.strategies import footprints
 
 ASSUMPTIONS = (
     f"FLOPs at {OF_PEAK_FLOPS:.0%} of the GPU's peak, links at {OF_PEAK_LINK:.0%} of theirs and "
     f"{LATENCY_S * 1e6:.0f} µs an exchange: times are estimates, from full overlap to none",
     f"memory is that of tensors, with the reference code of kernels, + {FRAGMENTATION:.0%} for "
     f"fragmentation + {BESIDES_TENSORS / GIB:.0f} GiB for CUDA, NCCL, cuDNN and cuBLAS",
-    "not modelled: launching kernels, which small networks wait for, loading data, evaluation, checkpoints, offloading, reshard_within, "
-    "FSDP2's prefetching, which may hold another unit",
+    "not modelled: launching kernels, which small networks wait for; loading data, evaluation, "
+    "checkpoints; offloading, reshard_within; FSDP2's prefetching, which may hold another unit",
 )
 
 
@@ -106,7 +97,7 @@ def estimate(footprint: Footprint, job: Job, gpu: GPU) -> Row:
     """How long a step takes and whether it fits."""
     peak = gpu.bfloat16 if job.bfloat16 else gpu.float32
     exchange = sum(
-        each.count * LATENCY_S
+        each.times * LATENCY_S
         + each.sent / (OF_PEAK_LINK * (gpu.network if each.across else gpu.node))
         for each in footprint.traffic
         if each.ranks > 1
@@ -173,7 +164,7 @@ def _warnings(
     if best is None:
         least = min(rows, key=lambda row: row.needs)
         found.append(
-            f"nothing fits: {least.footprint.flags} needs least, {least.needs / GIB:.1f} GiB a GPU. "
+            f"nothing fits: {least.footprint.flags} needs least, {least.needs / GIB:.1f} GiB. "
             "Take more GPUs or a larger --gpu, or a smaller micro-batch: more --train.accumulation"
         )
     if len(rehearsed) == 1:
@@ -181,14 +172,14 @@ def _warnings(
     padding = job.ranks * both(sharded, job.ranks) / both(sharded) - 1
     if padding > 0.05:
         found.append(
-            f"FSDP2 cuts rows of weights: over {job.ranks} ranks they are filled up by {padding:.0%}, "
-            "which is gathered too. Copies of fewer shards (--parallel.copies) have less of it"
+            f"FSDP2 cuts rows of weights: over {job.ranks} ranks they are filled up by "
+            f"{padding:.0%}, which is gathered too; with --parallel.copies it is less"
         )
     if job.accumulation > 1:
-        most = max(math.prod((MASTER, elements(sharded, player, 1))) for player in PLAYERS)
+        most = MASTER * max(elements(sharded, player) for player in PLAYERS)
         found.append(
-            f"under fsdp, --train.accumulation {job.accumulation} keeps a whole gradient of a network, "
-            f"{most / GIB:.2f} GiB, on every rank until the last micro-batch"
+            f"under fsdp, --train.accumulation {job.accumulation} keeps the whole gradient of a "
+            f"network, {most / GIB:.2f} GiB, on every rank until the last micro-batch"
         )
     if job.bucket >= both(sharded):
         found.append(

@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ aten, prim = torch.ops.aten, torch.ops.prim
 
 WEIGHTS, OPTIMIZER, AVERAGE = "weights", "optimizer", "average"
 GRADIENTS = "gradients"
-GATHERED = "gathered"
-"""Weights of other ranks that are here for a while."""
+IN_FLIGHT = "in flight"
+"""Weights of other ranks, here for a while, and gradients on their way to them."""
 CAST = "weights cast"
 """Copies of weights that autocast makes, and keeps for the backward pass."""
 REST = "activations"
@@ -46,13 +46,6 @@ COLLECTIVES = {
 """PyTorch's operators, also those of functional collectives, and what they do."""
 
 
-class Exchange(NamedTuple):
-    """A kind of exchange between ranks."""
-
-    collective: str
-    in_backward: bool
-
-
 @dataclass
 class Allocation:
     """A stretch of a storage's life; `birth` and `death` count the ledger's events."""
@@ -69,9 +62,11 @@ class Segment:
 
     name: str
     flops: int = 0
-    exchanged: Counter[Exchange] = field(default_factory=Counter)
+    exchanged: Counter[str] = field(default_factory=Counter)
     """Bytes of the whole that each exchange is about: of what a gather gives, a reduction takes."""
-    exchanges: Counter[Exchange] = field(default_factory=Counter)
+    exchanges: Counter[str] = field(default_factory=Counter)
+    if_kept: int = 0
+    """Bytes that FSDP2 would gather if weights stayed from a forward to its backward pass."""
     peak: int = 0
     """Bytes, of all that lived at its worst moment."""
     at: int = 0
@@ -92,6 +87,8 @@ class Ledger(TorchDispatchMode):
         self.segments = [Segment("start")]
         self.events = self.live = 0
         self.unclaimed = REST
+        self.kept: set[int] = set()
+        """Storages that were gathered since this was cleared, or since their backward pass."""
         self._held: dict[int, tuple[Any, Allocation]] = {}
 
     def __enter__(self) -> Self:
@@ -105,7 +102,7 @@ class Ledger(TorchDispatchMode):
             ledger.resized(storage)
             return result
 
-        torch.UntypedStorage.resize_ = resize_
+        torch.UntypedStorage.resize_ = resize_  # pyright: ignore[reportAttributeAccessIssue]
         super().__enter__()
         return self
 
@@ -143,14 +140,13 @@ class Ledger(TorchDispatchMode):
         collective = COLLECTIVES.get(func._overloadpacket.__name__)
         if collective is None:
             return
-        kind = Exchange(collective, torch._C._current_graph_task_id() != -1)
         # c10d's take the output first; where it is the smaller one, the whole comes second.
         whole = args[func.namespace == "c10d" and collective == "reduce_scatter"]
         segment = self.segments[-1]
-        segment.exchanges[kind] += 1
-        segment.exchanged[kind] += bytes_of(whole)
-        if func.namespace == "c10d" and collective == "all_gather":
-            self.label(GATHERED, tree_leaves(whole))
+        segment.exchanges[collective] += 1
+        segment.exchanged[collective] += bytes_of(whole)
+        if func.namespace == "c10d" and collective in ("all_gather", "reduce_scatter"):
+            self.label(IN_FLIGHT, tree_leaves(whole))
 
     def note(self, tensor: Tensor) -> None:
         """Take a tensor into account."""
@@ -159,7 +155,7 @@ class Ledger(TorchDispatchMode):
             self._allocate(storage, size, self.unclaimed)
 
     def mark(self, name: str, unclaimed: str = REST) -> None:
-        """Begin a segment, in which new memory is labelled `unclaimed` until something claims it."""
+        """Begin a segment; new memory is labelled `unclaimed` in it until something claims it."""
         self.unclaimed = unclaimed
         self.segments.append(Segment(name, peak=self.live, at=self.events))
 
@@ -181,9 +177,14 @@ class Ledger(TorchDispatchMode):
 
     def resized(self, storage: Any) -> None:
         """A storage was freed, or filled anew, in place."""
-        self._free(storage._cdata)
+        key = storage._cdata
+        self._free(key)
         if size := storage.nbytes():
-            self._allocate(storage, size, GATHERED)
+            self._allocate(storage, size, IN_FLIGHT)
+            self.segments[-1].if_kept += 0 if key in self.kept else size
+            self.kept.add(key)
+        elif in_backward():
+            self.kept.discard(key)
 
     def composition(self, at: int) -> Counter[str]:
         """Bytes by label of what lived at an event."""
@@ -212,6 +213,11 @@ class Ledger(TorchDispatchMode):
         self.events += 1
         self.live -= held[1].size
         held[1].death = self.events
+
+
+def in_backward() -> bool:
+    """Whether autograd is at work."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def bytes_of(structure: Any) -> int:

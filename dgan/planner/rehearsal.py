@@ -1,9 +1,11 @@
 """One step of training as a rank of a large job would compute it, with tensors that hold nothing.
 
-The networks, the task, FSDP2 and the optimizer are the real ones, and the code is that of `dgan.step`:
-what they allocate, exchange and compute is noted, not modelled. Only the numbers are missing.
+The networks, the task, FSDP2 and the optimizer are the real ones, and the code is that of
+`dgan.step`: what they allocate, exchange and compute is noted, not modelled. Only the numbers are
+missing.
 """
 
+import importlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,7 +31,6 @@ from dgan.planner.ledger import (
     OPTIMIZER,
     STEPPING,
     WEIGHTS,
-    Exchange,
     Ledger,
 )
 from dgan.schedule import constant
@@ -67,14 +68,16 @@ class Update:
         passes: bytes by label at the worst moment of the forward and backward passes.
         stepping: likewise of the optimizer's step.
         flops: of all micro-batches.
-        exchanged: bytes, as in `ledger.Segment`; `exchanges` counts them.
+        exchanged: bytes by collective, as in `ledger.Segment`; `exchanges` counts them.
+        if_kept: bytes, as there.
     """
 
     passes: Counter[str]
     stepping: Counter[str]
     flops: int
-    exchanged: Counter[Exchange]
-    exchanges: Counter[Exchange]
+    exchanged: Counter[str]
+    exchanges: Counter[str]
+    if_kept: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,7 @@ def rehearse(build: Build, setting: Setting) -> Rehearsal:
         UnsupportedOperatorException,
     ) as error:
         raise ValueError(
-            f"this recipe cannot be planned: the operator {error} needs numbers, and a plan has none"
+            f"this recipe cannot be planned: {error} needs numbers, and a plan has none"
         ) from error
 
 
@@ -129,7 +132,8 @@ def _pretended(setting: Setting) -> Iterator[World]:
     # PyTorch's own tests use it; it registers the backend `fake`.
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    import torch.distributed._tools.fake_collectives  # noqa: F401  (collectives of fake tensors)
+    # Registers the form of collectives' results.
+    importlib.import_module("torch.distributed._tools.fake_collectives")
 
     if dist.is_initialized():
         raise RuntimeError("a plan is made in a process of its own, not in one of a running job")
@@ -226,6 +230,7 @@ def _measured(
         ledger.label(GRADIENTS, [p.grad for p in player.replica.trainable])
 
     ledger.mark("opening")
+    ledger.kept.clear()
     first = len(ledger.segments)
     hook = player.replica.optimizer.register_step_pre_hook(stepping)
     try:
@@ -236,8 +241,8 @@ def _measured(
     *passes, step, _ = ledger.segments[first:]
     # All micro-batches but the last are alike.
     times = [setting.accumulation - 1, 1] if taken == 2 else [1]
-    exchanged: Counter[Exchange] = Counter()
-    exchanges: Counter[Exchange] = Counter()
+    exchanged: Counter[str] = Counter()
+    exchanges: Counter[str] = Counter()
     for segment, count in zip(passes, times, strict=True):
         for kind, size in segment.exchanged.items():
             exchanged[kind] += count * size
@@ -248,6 +253,7 @@ def _measured(
         flops=sum(count * segment.flops for segment, count in zip(passes, times)),
         exchanged=exchanged + step.exchanged,
         exchanges=exchanges + step.exchanges,
+        if_kept=sum(count * segment.if_kept for segment, count in zip(passes, times)),
     )
 
 
