@@ -31,8 +31,9 @@ data/digits/train-000000.tar: | $(VENV)/.installed
 demo: $(VENV)/.installed data/digits/train-000000.tar
 	$(BIN)/torchrun --nproc-per-node 2 -m dgan train digits
 
+# Two at a time, a file in one process: most tests keep one core busy.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m 'not cluster'
+	$(BIN)/python -m pytest -m 'not cluster' --numprocesses 2 --dist loadfile
 
 # Debian: slurmctld slurmd slurm-client munge; ceph-mon ceph-osd ceph-common radosgw. What is not
 # there is skipped.

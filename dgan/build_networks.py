@@ -8,9 +8,9 @@ from dgan.config import Player, Recipe
 from dgan.data.toy import find_toy
 from dgan.draws import seed_of
 from dgan.networks import Role, build, normalised
+from dgan.networks.both import Both
 from dgan.networks.judges import Judges, Shadowed
 from dgan.networks.layers import without_kernels
-from dgan.networks.spectral import SpectralNorm
 from dgan.schedule import half_life_decay
 
 BY_RESOLUTION = {
@@ -24,10 +24,16 @@ BY_RESOLUTION = {
 
 
 def build_network(recipe: Recipe, role: Role) -> nn.Module:
-    """One player's network on the CPU, with the recipe's initial weights."""
+    """One player's network on the CPU, with the recipe's initial weights.
+
+    Of data that are not paired, two of a kind: one for each direction, or each domain.
+    """
     # The two networks of a family must not start from the same random numbers.
     seed = 2 * recipe.train.seed + (role == "discriminator")
-    network = _built(recipe, role, seed, network_arguments(recipe, role))
+    arguments = network_arguments(recipe, role)
+    network = _built(recipe, role, seed, arguments)
+    if recipe.data.kind == "unpaired":
+        network = Both(network, _built(recipe, role, seed_of(seed, "the other"), arguments))
     return network if recipe.train.kernels else without_kernels(network)
 
 
@@ -90,7 +96,9 @@ def _sizes(recipe: Recipe) -> dict[str, Any]:
     data = recipe.data
     if data.kind == "points":
         return {"dimension": find_toy(str(data.shards)).dimension}
-    return {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
+    sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
+    # Networks of pairs are given the source beside the latent, or the image that they judge.
+    return sizes | ({"source_channels": data.channels} if data.kind == "pairs" else {})
 
 
 def latent_size(generator: nn.Module, name: str) -> int:
@@ -99,16 +107,3 @@ def latent_size(generator: nn.Module, name: str) -> int:
     if not isinstance(z_dim, int):
         raise ValueError(f"--generator.network {name} must have an int attribute `z_dim`")
     return z_dim
-
-
-def refuse_spectral(recipe: Recipe, *networks: nn.Module) -> None:
-    """Raise `ValueError` if weights are normalised whose norm this recipe's ranks cannot know."""
-    plan = recipe.parallel
-    if plan.strategy != "deepspeed" or plan.zero_stage != 3:
-        return
-    for network in networks:
-        if any(isinstance(part, SpectralNorm) for part in network.modules()):
-            raise ValueError(
-                f"{type(network).__name__} has weights of spectral norm one, which ZeRO stage 3 "
-                "cannot gather: choose --parallel.zero_stage 2, or --parallel.strategy fsdp"
-            )

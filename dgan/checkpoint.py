@@ -220,11 +220,17 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._pending is not None:
-            # Ranks may fail one by one: what needs all of them to agree is not possible here.
-            with suppress(TimeoutError):
-                self._pending[1].exception(FINISH_S)
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        if self._pending is None:
+            return
+        step, future = self._pending
+        # Ranks may fail one by one: what needs all of them to agree is not possible here.
+        with suppress(TimeoutError):
+            if failure := future.exception(FINISH_S):
+                problem = self._failure(step, failure)
+                # On a full disk the log fails too, before or after.
+                if isinstance(error, OSError):
+                    raise OSError(problem) from error
 
 
 def _free_name(path: Path) -> Path:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import tyro
 
-from dgan import commands, data_commands, plan_command, recipes
+from dgan import commands, data_commands, inside_commands, plan_command, recipes
 from dgan.config import Recipe, nearest, switches
 from dgan.watchdog import START_AGAIN
 
@@ -115,7 +115,9 @@ OF_A_RECIPE: dict[str, Callable[[Sequence[str]], None]] = {
 COMMANDS: dict[str, Callable[..., None]] = {
     **OF_A_RECIPE,
     "recipes": commands.list_recipes,
-    "sample": commands.sample,
+    "sample": inside_commands.sample,
+    "project": inside_commands.project,
+    "report": commands.report,
     "evaluate": commands.evaluate,
     "export": commands.export,
     "toy": commands.toy,

@@ -17,66 +17,6 @@ def list_recipes() -> None:
         print(f"{name}\n    " + text.replace("\n", "\n    ") + "\n")
 
 
-def sample(
-    run: Given[Path],
-    /,
-    *,
-    count: int = 64,
-    out: Path = Path("grid.png"),
-    seed: int = 0,
-    label: int | None = None,
-    truncation: float = 0.0,
-    step: int | Literal["best"] | None = None,
-) -> None:
-    """Draw samples from a run's averaged generator.
-
-    Args:
-        run: the run's directory.
-        count: how many.
-        out: a PNG for one grid; anything else is a folder for one PNG a sample.
-        seed: of the latents; sample i of a seed is the same whatever the count.
-        label: one class for all; without it, a conditional generator's classes take turns.
-        truncation: redraw latent components beyond ± this; 0 leaves them.
-        step: of another checkpoint than the newest, or `best`: the one with the best score.
-    """
-    import torch
-
-    from dgan.draws import truncated_normal
-    from dgan.evaluation import to_uint8
-    from dgan.export import synthesise
-    from dgan.run import save_grid
-    from dgan.trained import load_run
-
-    for name, value, least in (
-        ("count", count, 1),
-        ("seed", seed, 0),
-        ("truncation", truncation, 0),
-    ):
-        if value < least:
-            raise ValueError(f"--{name} is {value}; it must be at least {least}")
-    trained = load_run(run, step)
-    classes = trained.recipe.data.classes
-    if label is not None and not 0 <= label < classes:
-        known = f"the generator knows 0 … {classes - 1}" if classes else "it has no classes"
-        raise ValueError(f"--label is {label}; {known}")
-    labels = (
-        torch.full((count,), label) if label is not None else torch.arange(count) % (classes or 1)
-    )
-    latents = truncated_normal(
-        count, trained.z_dim, seed=seed, purpose="sample", truncation=truncation
-    )
-    images = to_uint8(synthesise(trained.network, latents, labels if classes else None))
-    if out.suffix == ".png":
-        save_grid(images, out, columns=classes if classes and label is None else round(count**0.5))
-    else:
-        for index, image in enumerate(images):
-            suffix = f"-class{labels[index]}" if classes else ""
-            save_grid(
-                image[None], out / f"seed{seed}-{index:06d}{suffix}.png", columns=1, enlarge=False
-            )
-    print(f"{count} samples of step {trained.step} in {out}")
-
-
 def evaluate(
     run: Given[Path],
     /,
@@ -122,6 +62,16 @@ def evaluate(
             raise ValueError(f"--{name} is {value}; it must be at least {least}")
     trained = load_run(run, step)
     recipe, data = trained.recipe, trained.recipe.data
+    if data.kind in ("pairs", "unpaired"):
+        if all_metrics or metrics or real_samples or validation:
+            raise ValueError(
+                f"{run} translates images: --all, --metrics, --real-samples and --validation are "
+                "of images from noise; --features adds an FID to what is always measured"
+            )
+        _evaluate_translation(trained, run, samples, features, shards, out)
+        return
+    if data.kind == "latents":
+        raise ValueError(f"{run} makes latents, and scores are of images: decode them first")
     compared = shards or recipe.evaluation.shards or data.shards
     if validation is not None and validation == compared:
         raise ValueError(f"--validation {validation} are the images that are scored: name others")
@@ -150,6 +100,35 @@ def evaluate(
             validation=others,
         )
         scores = evaluator(trained.network.to(world.device), trained.z_dim)
+        if world.is_first:
+            path = out or run / f"evaluation-{trained.step:09d}.json"
+            _report(scores | {"step": trained.step}, path)
+
+
+def _evaluate_translation(
+    trained: Any,
+    run: Path,
+    samples: int | None,
+    features: str | None,
+    shards: str | None,
+    out: Path | None,
+) -> None:
+    """Score a generator from image to image."""
+    from dataclasses import replace
+
+    from dgan.build_evaluation import translation_evaluator
+    from dgan.parallel.world import launch
+
+    recipe = trained.recipe
+    plan = replace(recipe.evaluation, samples=samples or recipe.evaluation.samples)
+    with launch(precision=recipe.train.precision) as world:
+        score = translation_evaluator(
+            replace(recipe, evaluation=plan),
+            shards or plan.shards or recipe.data.shards,
+            features or plan.features,
+            world,
+        )
+        scores = score(trained.network.to(world.device), trained.z_dim)
         if world.is_first:
             path = out or run / f"evaluation-{trained.step:09d}.json"
             _report(scores | {"step": trained.step}, path)
@@ -244,6 +223,20 @@ def export(
         facts={"step": trained.step, "recipe": trained.recipe.name, "dgan": dgan.__version__},
     )
     print(f"the generator of step {trained.step} is in {out}")
+
+
+def report(run: Given[Path], /, *, out: Path | None = None) -> None:
+    """Write one HTML page of a run, ended or going on: curves, samples, scores, recipe, health.
+
+    Args:
+        run: the run's directory.
+        out: the page; by default `report.html` in the run's directory.
+    """
+    from dgan.report import write_report
+
+    path = out or run / "report.html"
+    size = write_report(run, path)
+    print(f"{path} ({size / 1e6:.1f} MB, opens in any browser)")
 
 
 def doctor(*, folder: Path = Path("runs"), timeout: int = 60) -> None:

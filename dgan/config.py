@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from dgan.config_game import Augment, Balance, Judges, Penalty, Regularizers, Task
+from dgan.config_game import (
+    Augment,
+    Balance,
+    Judges,
+    Penalty,
+    Regularizers,
+    Task,
+    Translation,
+)
 from dgan.schedule import Cosine, constant
 
 
@@ -53,9 +61,14 @@ class Data:
     """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`, also
     of `https://`, `s3://` and `gs://` addresses; or several of these. Commands (`pipe:`) are
     never run."""
-    kind: Literal["images", "stacked", "points"] = "images"
-    """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `points`: of
-    the toy that `shards` names, `ring`, `grid` or `swissroll`."""
+    kind: Literal["images", "stacked", "latents", "points", "pairs", "unpaired"] = "images"
+    """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `latents`:
+    the `.npy` of each sample, floating `[channels, resolution, resolution]`. `points`: of the toy
+    that `shards` names, `ring`, `grid` or `swissroll`. `pairs`: images `a` and `b` of each sample,
+    cropped and mirrored alike. `unpaired`: images of two entries of `shards`, or the halves of one
+    of pairs, each half shuffled by itself."""
+    source: Literal["a", "b"] = "a"
+    """pairs: which of them the generator is given, to make the other."""
     resolution: int = 1
     channels: int = 3
     classes: int = 0
@@ -69,6 +82,9 @@ class Data:
     """Of images of another size: the largest square, from the centre or anywhere, resized to
     `resolution`; or a window of just that many pixels. Drawn by (seed, position) like `flip`;
     evaluation takes the centre. `none` refuses them."""
+    resize: int = 0
+    """Above 0, of crop `random`: the shorter side is first resized to this many pixels, and
+    `resolution` of them are cut from anywhere (pix2pix: 286 for 256); evaluation cuts nothing."""
     workers: int = 1
     """Decoding threads of each rank; 0 decodes in the training thread."""
     cache: str = ""
@@ -106,8 +122,12 @@ class Parallel:
     """How the networks are spread over ranks."""
 
     strategy: Literal["single", "ddp", "fsdp", "deepspeed"] = "fsdp"
+    """On one rank `ddp` and `fsdp` (unless it offloads) are `single`."""
     activation_checkpointing: bool = False
     """Compute each block's activations again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile each block by `torch.compile`. Penalties stay exact: where they are differentiated
+    twice, or a tangent is carried along, blocks run as they are written."""
     offload: bool = False
     """fsdp, deepspeed: keep the optimizer (with fsdp and ZeRO-3 also weights) on the CPU."""
     reshard_after_forward: bool = True
@@ -221,6 +241,7 @@ class Recipe:
     discriminator: Player
     train: Train
     task: Task = field(default_factory=Task)
+    translation: Translation = field(default_factory=Translation)
     penalty: Penalty = field(default_factory=Penalty)
     regularizers: Regularizers = field(default_factory=Regularizers)
     augment: Augment = field(default_factory=Augment)

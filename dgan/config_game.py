@@ -4,7 +4,7 @@ As `dgan.config`, to which they belong: no torch here.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from dgan.schedule import Cosine, constant
 
@@ -19,7 +19,12 @@ class Task:
     """What a batch means to the players."""
 
     name: str = "synthesis"
-    """`synthesis` (images from noise, with or without a class)."""
+    """`synthesis` (samples from noise, with or without a class), `paired` (pix2pix), `unpaired`
+    (CycleGAN), or the import path of a class, `mypackage.tasks:MyTask` (`dgan.tasks.task`): of
+    what is said here, in `translation`, `penalty`, `regularizers`, `augment` and `balance`, one of
+    your own is given `options` alone."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of a class of your own."""
     loss: Loss = "relativistic"
     smoothing: float = 0.0
     """Real samples' target is 1 − this (minimax, non_saturating, least_squares)."""
@@ -28,6 +33,26 @@ class Task:
     real and generated samples in the discriminator, behind its last block but one."""
     latents: int = 1
     """So many samples for every real one in the generator's updates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation:
+    """What tasks from image to image, `paired` and `unpaired`, add to the adversarial losses."""
+
+    adversarial: float = 1.0
+    """Weight of the generator's adversarial loss. The (D − 1)² of CycleGAN is 2: `least_squares`
+    has the ½ of its own paper."""
+    discriminator: float = 1.0
+    """Weight of the discriminator's; pix2pix takes half of it, which is to slow it down."""
+    l1: float = 100.0
+    """paired: weight of mean |G(x) − y|, of images in [−1, 1]."""
+    cycle: float = 10.0
+    """unpaired: weight of mean |F(G(x)) − x| + mean |G(F(y)) − y|."""
+    identity: float = 0.5
+    """unpaired: weight of mean |G(y) − y| + mean |F(x) − x|, relative to `cycle`; 0: left out."""
+    history: int = 50
+    """unpaired: so many generated images of each domain are kept for the discriminator, which is
+    shown one of them instead of a new one half of the time; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +107,19 @@ class Regularizers:
 class Augment:
     """What samples go through before they are judged, real and generated ones alike."""
 
-    kind: Literal["none", "diff", "ada"] = "none"
-    """DiffAugment, or the adaptive augmentation of StyleGAN2-ADA."""
+    kind: Literal["none", "diff", "ada", "scheduled"] = "none"
+    """DiffAugment, the adaptive augmentation of StyleGAN2-ADA, or its transforms with a probability
+    that follows a schedule."""
     target: float = 0.6
     """ada: adapts until the mean sign of real samples' logits is this."""
     kimg: float = 500.0
     """ada: thousand images from no augmentation to all of it."""
+    probability: Cosine = field(default_factory=lambda: constant(0.0))
+    """scheduled: of each transform falling on an image."""
+    color: float = 1.0
+    """ada, scheduled: that of each transform of colours, times the probability of the others."""
+    cutout: float = 0.0
+    """ada, scheduled: likewise that of a square of half the size becoming 0."""
     noise: Cosine = field(default_factory=lambda: constant(0.0))
     """Standard deviation of instance noise."""
 

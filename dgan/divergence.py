@@ -148,7 +148,9 @@ class Guard:
         checkpoints.world.at("rollback")
         good = checkpoints.until(self.calm)
         if self.policy != "rollback" or self.rollbacks == self.at_most or not good:
-            raise Diverged(self._last_words(step, good))
+            words = self._last_words(step, good)
+            say(words)
+            raise Diverged(words)
         if self._failed is not None:
             # Under every strategy a step forgets its gradients, and what it writes is replaced.
             self._failed.step(0)

@@ -1,10 +1,8 @@
 """What is here, whether the ranks can work together, and what is wrong, in words."""
 
-import importlib.metadata
 import os
 import platform
 import shutil
-import socket
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -16,9 +14,9 @@ import torch.cuda.nccl
 import torch.distributed as dist
 
 import dgan
+from dgan.environment import PACKAGES, device_of, version_of
 from dgan.parallel.world import World, launch
 
-PACKAGES = ("torch", "triton", "deepspeed", "numpy", "webdataset")
 CLOCKS_APART_S = 2.0
 """From which on times in the logs of different nodes cannot be compared."""
 FREE_GIB = 5.0
@@ -73,10 +71,7 @@ def versions(report: Report) -> None:
     """dgan, Python, what dgan stands on, and what carries messages."""
     report.rows["dgan"] = f"{dgan.__version__}, Python {platform.python_version()}"
     for package in PACKAGES:
-        try:
-            report.rows[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            report.rows[package] = "not installed"
+        report.rows[package] = version_of(package) or "not installed"
     cuda = torch.cuda.is_available()
     nccl = ".".join(map(str, torch.cuda.nccl.version())) if cuda else "none, there is no GPU"
     report.rows["NCCL"] = f"{nccl} (CUDA {torch.version.cuda})" if cuda else nccl
@@ -92,14 +87,7 @@ def versions(report: Report) -> None:
 
 def devices(report: Report, world: World) -> None:
     """What every rank computes on; two ranks on one GPU are wrong."""
-    if world.device.type == "cuda":
-        properties = torch.cuda.get_device_properties(world.device)
-        name = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-        identity = str(getattr(properties, "uuid", world.device))
-    else:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        name, identity = f"CPU, {cores} cores", ""
-    found = world.gather((socket.gethostname(), name, identity))
+    found = world.gather(device_of(world))
     kinds = [f"{host}: {what}" for host, what, _ in found]
     report.rows["devices"] = "; ".join(
         f"{kinds.count(kind)} × {kind}" for kind in dict.fromkeys(kinds)

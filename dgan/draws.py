@@ -68,19 +68,24 @@ class Draws:
         return replace(self, rows=self.rows[index * size : (index + 1) * size])
 
 
-def truncated_normal(rows: int, size: int, *, seed: int, purpose: str, truncation: float) -> Tensor:
-    """Standard normal `[rows, size]`, redrawn until every component is within ±`truncation`.
-
-    The truncation trick of BigGAN (Brock et al. 2019, section 3.1). `truncation = 0` means none.
-    Row i does not depend on how many rows are asked for.
-    """
-    latents = np.empty((rows, size), dtype=np.float32)
+def latents(rows: int, size: int, *, seed: int, purpose: str) -> Tensor:
+    """Standard normal float32 `[rows, size]`; row i does not depend on how many are asked for."""
+    table = np.empty((rows, size), dtype=np.float32)
     for row in range(rows):
-        stream = generator(seed, purpose, row)
-        latents[row] = stream.standard_normal(size, dtype=np.float32)
-        while truncation > 0 and (outside := np.abs(latents[row]) > truncation).any():
-            latents[row, outside] = stream.standard_normal(int(outside.sum()), dtype=np.float32)
-    return torch.from_numpy(latents)
+        table[row] = generator(seed, purpose, row).standard_normal(size, dtype=np.float32)
+    return torch.from_numpy(table)
+
+
+def truncated(z: Tensor, bound: float) -> Tensor:
+    """Standard normal `z` as normal numbers that never leave ±`bound`; 0 makes all of them 0.
+
+    The distribution of BigGAN's truncation trick (Brock et al. 2019, section 3.1), which redraws
+    what lies outside. Here each component moves to the same quantile of the truncated normal: one
+    latent moves smoothly with the bound, from 0 to where it is without one.
+    """
+    share = math.erf(bound / math.sqrt(2))
+    quantile = torch.erf(z.double() / math.sqrt(2)) * share
+    return (torch.erfinv(quantile) * math.sqrt(2)).to(z.dtype)
 
 
 def seeds_from_latents(z: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """A trained generator as two files: safetensors weights and the JSON that rebuilds the network."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dgan.networks import FAMILIES, build, normalised
+from dgan.networks.both import Both
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "generator.safetensors", "generator.json"
@@ -42,6 +44,7 @@ def save_generator(
     save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, aside / WEIGHTS)
     description = {"format": FORMAT, "network": network, "arguments": arguments, **facts}
     description |= {"spectral": True} if spectral else {}
+    description |= {"both": True} if isinstance(generator, Both) else {}
     (aside / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
     if out.exists():
         out.rmdir()
@@ -70,14 +73,14 @@ def load_generator(path: str | Path, network: type[nn.Module] | None = None) -> 
         key: tuple(value) if isinstance(value, list) else value
         for key, value in description["arguments"].items()
     }
-    if network is not None:
-        generator = network(**arguments)
-    elif description["network"] in FAMILIES:
-        generator = build("generator", description["network"], seed=0, **arguments)
-    else:
-        raise ValueError(
-            f"{folder} was made by {description['network']}: pass that class as `network`"
-        )
+    name = description["network"]
+    if network is None and name not in FAMILIES:
+        raise ValueError(f"{folder} was made by {name}: pass that class as `network`")
+
+    def make() -> nn.Module:
+        return network(**arguments) if network else build("generator", name, seed=0, **arguments)
+
+    generator = Both(make(), make()) if description.get("both") else make()
     if description.get("spectral"):
         normalised(generator, seed=0)
     generator.load_state_dict(load_file(folder / WEIGHTS))
@@ -86,7 +89,10 @@ def load_generator(path: str | Path, network: type[nn.Module] | None = None) -> 
 
 @torch.no_grad()
 def synthesise(
-    generator: nn.Module, latents: torch.Tensor, labels: torch.Tensor | None, batch_size: int = 64
+    generator: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+    latents: torch.Tensor,
+    labels: torch.Tensor | None,
+    batch_size: int = 64,
 ) -> torch.Tensor:
     """Images `[N, C, H, W]` of latents `[N, z_dim]`, a batch at a time."""
     parts = latents.split(batch_size)

@@ -59,6 +59,13 @@ def hold(directory: Path, world: World) -> Iterator[Callable[[], None]]:
             lock.release()
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a run goes on in `directory`, as far as its heartbeat tells."""
+    with suppress(FileNotFoundError):
+        return time.time() - (directory / NAME).stat().st_mtime < DEAD_S
+    return False
+
+
 class Lock:
     """Held from construction to `release`, or to the end of the process.
 

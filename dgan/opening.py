@@ -7,15 +7,18 @@ from typing import Any
 from dgan.checkpoint import complete
 from dgan.config import Data, Recipe
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.decode import DecodeError, image_channels, open_image
+from dgan.data.latents import LatentDataset
 from dgan.data.location import holds_secret
 from dgan.data.stacked import StackedDataset
 from dgan.data.toy import ToyStream
+from dgan.data.unpaired import DOMAINS, UnpairedDataset, UnpairedStream
 from dgan.parallel.world import World
 from dgan.recipe_file import differences, foreign, from_toml, to_toml
 from dgan.run import Run
 from dgan.stored import facts_of
 
-Stream = ShardStream | ToyStream
+Stream = ShardStream | ToyStream | UnpairedStream
 
 
 def open_stream(recipe: Recipe, world: World) -> Stream:
@@ -43,16 +46,21 @@ def open_stream(recipe: Recipe, world: World) -> Stream:
     }
     if data.kind == "points":
         return ToyStream(str(data.shards), **place)
-    source = {} if data.kind == "stacked" else _as_stored(data)
+    # All ranks together are counted by `Skips`, so that they stop together.
+    reading = {"flip": data.flip, "workers": data.workers, "device": world.device}
+    reading |= {"max_skipped": 1.0}
+    if data.kind == "unpaired":
+        return UnpairedStream(open_unpaired(recipe, data.shards), **place, **reading)
+    if data.kind == "pairs":
+        dataset = open_pairs(recipe, data.shards)
+        return ShardStream(dataset, **place, **reading, weights=data.weights)
+    source = _as_stored(data) if data.kind == "images" else {}
     stream = ShardStream(
-        open_images(recipe, data.shards) if data.kind == "stacked" else data.shards,
+        data.shards if data.kind == "images" else open_images(recipe, data.shards),
         **place,
         **source,
+        **reading,
         weights=data.weights,
-        flip=data.flip,
-        workers=data.workers,
-        device=world.device,
-        max_skipped=1.0,  # all ranks together are counted by `Skips`, so that they stop together
     )
     _check_labels(stream, data)
     return stream
@@ -65,6 +73,7 @@ def _as_stored(data: Data) -> dict[str, Any]:
         "channels": data.channels,
         "labels": None if data.classes else False,
         "crop": data.crop,
+        **({"resize": data.resize} if data.resize else {}),
         "cache": data.cache or None,
         "cache_gigabytes": data.cache_gigabytes,
     }
@@ -90,7 +99,60 @@ def open_images(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
     if recipe.data.kind == "stacked":
         del options["labels"], options["channels"]
         return StackedDataset(shards, **options)
+    if recipe.data.kind == "latents":
+        del options["crop"]
+        options["labels"] = None if recipe.data.classes else False
+        return LatentDataset(shards, **options)
     return ShardDataset(shards, **options)
+
+
+def open_pairs(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
+    """The pairs of `shards`, with images `a` and `b`.
+
+    Raises:
+        ValueError: a sample lacks one of them, or they are colour and the recipe says grey; names
+            its key and shard. FileNotFoundError: no such shards.
+    """
+    return _open_halves(recipe, shards, DOMAINS)
+
+
+def open_unpaired(recipe: Recipe, shards: str | tuple[str, ...]) -> UnpairedDataset:
+    """Two sets of images: those of two entries of `shards`, or the halves of one entry's pairs.
+
+    Raises: as `open_pairs`.
+    """
+    entries = (shards,) if isinstance(shards, str) else shards
+    if len(entries) == 1:
+        return UnpairedDataset(*(_open_halves(recipe, entries, (name,)) for name in DOMAINS))
+    if len(entries) == 2:
+        return UnpairedDataset(*(_open_halves(recipe, entry, ("image",)) for entry in entries))
+    raise ValueError(
+        f"--data.shards has {len(entries)} entries; --data.kind unpaired takes two, images of `a` "
+        "and of `b`, or one of pairs (a pattern such as 'x-*.tar' is one entry, in quotes)"
+    )
+
+
+def _open_halves(
+    recipe: Recipe, shards: str | tuple[str, ...], names: tuple[str, ...]
+) -> ShardDataset:
+    options: dict[str, Any] = _as_stored(recipe.data) | {"labels": False}
+    dataset = ShardDataset(shards, images=names, **options)
+    for name in names:
+        _check_channels(dataset, name, recipe.data.channels)
+    return dataset
+
+
+def _check_channels(dataset: ShardDataset, name: str, channels: int) -> None:
+    """Grey images become colour ones without loss; the other way the first sample is an error."""
+    try:
+        found = image_channels(open_image(dataset.table.read(0, name)))
+    except DecodeError:
+        return  # of a damaged one nothing is known; it will be skipped
+    if found > channels:
+        raise ValueError(
+            f"{dataset.describe(0)}: {name!r} is a colour image, and --data.channels is "
+            f"{channels}: set it to 3, or pack the shards with --channels 1"
+        )
 
 
 def _refuse_secrets(shards: str | tuple[str, ...], key: str) -> None:

@@ -58,6 +58,34 @@ def from_toml(path: Path) -> Recipe:
     return _build(Recipe, tree, str(path), "")
 
 
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """Every value of a recipe, by dotted key."""
+    return _flatten(dataclasses.asdict(recipe))
+
+
+def default_settings() -> dict[str, Any]:
+    """What `settings` are if nobody sets them; those that somebody must set are not there."""
+    return _flatten(_defaults(Recipe))
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            value: Any = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        elif dataclasses.is_dataclass(hints[field.name]):
+            value = _defaults(hints[field.name])
+        else:
+            continue
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = dataclasses.asdict(value)
+        tree[field.name] = value
+    return tree
+
+
 def fixed(recipe: Recipe) -> dict[str, Any]:
     """What a resumed run may not change, by dotted key, as it is in JSON."""
     flat = json.loads(json.dumps(_flatten(dataclasses.asdict(recipe))))

@@ -82,6 +82,14 @@ class Run:
             _start_wandb(self.wandb, self.directory)
         self._board = SummaryWriter(str(self.directory / "tensorboard"), purge_step=step + 1)
 
+    def began(self, step: int, environment: dict[str, Any]) -> None:
+        """A line of `environment.jsonl`: the run started, or went on, from `step`."""
+        if not self.writes:
+            return
+        facts = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "step": step, **environment}
+        with (self.directory / "environment.jsonl").open("a") as lines:
+            lines.write(json.dumps(facts) + "\n")
+
     def steps(self, start: int) -> Iterator[int]:
         """The steps to do, 1-based; a bar on a terminal, nothing elsewhere."""
         self._mark = (time.perf_counter(), start)
@@ -173,7 +181,11 @@ class Run:
 
 def metrics_of(directory: Path) -> list[dict[str, Any]]:
     """What a run has recorded, one entry a time."""
-    path = directory / "metrics.jsonl"
+    return lines_of(directory / "metrics.jsonl")
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; none if there is no such file."""
     text = path.read_text() if path.exists() else ""
     # A process that was killed may have left half a line: what ends in a newline is whole.
     return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]

@@ -16,6 +16,8 @@ class Score:
 
 SCORES = {
     "fid": Score("lower", "Fréchet distance of two Gaussians"),
+    "l1": Score("lower", "mean |made − target| of pairs, values in [−1, 1]"),
+    "cycle": Score("lower", "mean |there and back − image|, values in [−1, 1]"),
     "coverage": Score("higher", "classes with a tenth of their share"),
     "modes": Score("higher", "classes with one sample or more"),
     "reverse_kl": Score("lower", "KL(generated ‖ real) of classes, nats"),
@@ -68,6 +70,13 @@ def require_best(name: str, key: str) -> None:
         raise ValueError(f"{key} is {name!r}; choose from {', '.join(BEST)}")
 
 
-def metric_of(score: str) -> str:
-    """The metric that gives `score`."""
-    return next(metric for metric, scores in METRICS.items() if score in scores)
+OF_TRANSLATION = ("l1", "cycle")
+"""What pairs, and images that are not paired, are scored by, whatever is asked for."""
+
+
+def way_to(score: str) -> str:
+    """What gives `score`, in words that end a message."""
+    if score in OF_TRANSLATION:
+        return f"{score} is of --data.kind {'pairs' if score == 'l1' else 'unpaired'}"
+    metric = next(metric for metric, scores in METRICS.items() if score in scores)
+    return f"--evaluation.metrics {metric} gives it, where features and generator allow"

@@ -17,7 +17,7 @@ from dgan.parallel.replicas import Replica, State, local
 from dgan.parallel.world import World
 from dgan.schedule import Averaging, Cosine
 from dgan.tasks.statistics import scalars
-from dgan.tasks.synthesis import Synthesis
+from dgan.tasks.task import Task
 
 Batch = dict[str, Any]
 Objective = Callable[..., dict[str, Tensor]]
@@ -68,7 +68,9 @@ class Player:
         self.learning_rate, self.beta1, self.beta2 = learning_rate, beta1, beta2
         self.clip = clip
         replica.drive(
-            torch.optim.Adam(replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon)
+            torch.optim.Adam(
+                replica.trainable, lr=0.0, betas=(beta1, beta2.at(0)), eps=epsilon, fused=True
+            )
         )
         self.on_weights = OnWeights(replica, orthogonal=orthogonal, historical=historical)
 
@@ -85,7 +87,7 @@ class Player:
             clip_weights_(map(local, self.replica.weights().values()), self.clip)
             self.replica.written()
         self.on_weights.follow()
-        advance_spectral_norms(self.replica.module)
+        advance_spectral_norms(self.replica.module, whole=self.replica.whole)
         follow_shadows(self.replica.module)
 
     def state(self) -> State:
@@ -103,7 +105,12 @@ class Players:
     discriminator: Player
     average: Average
     averaging: Averaging
-    task: Synthesis
+    task: Task
+
+    @property
+    def z_dim(self) -> int:
+        """The size of the latents that the generator takes."""
+        return self.generator.replica.module.z_dim  # pyright: ignore[reportReturnType]
 
     def state(self) -> State:
         """Every tensor of the run by name; a checkpoint is read into them."""

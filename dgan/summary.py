@@ -8,15 +8,22 @@ from pathlib import Path
 from dgan.checkpoint import Checkpoints
 from dgan.run import Run
 
+SCORES = {
+    "fid": ("FID", "{:.2f}"),
+    "coverage": ("classes covered", "{:.0%}"),
+    "l1": ("L1 to the targets", "{:.4f}"),
+    "cycle": ("L1 there and back", "{:.4f}"),
+}
+"""What a run is summed up by, and how it is written."""
+
 
 def summarise(run: Run, checkpoints: Checkpoints, step: int, stopped_by: str | None) -> None:
     """The table that ends a run, and how to go on."""
     newest = checkpoints.latest()
     rows = {}
-    for key, name in (("fid", "FID"), ("coverage", "classes covered")):
+    for key, (name, form) in SCORES.items():
         if history := run.history(key):
             (first, before), (last, after) = history[0], history[-1]
-            form = "{:.0%}" if key == "coverage" else "{:.2f}"
             rows[name] = (
                 f"{form.format(before)} at step {first} → {form.format(after)} at step {last}"
             )

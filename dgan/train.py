@@ -9,19 +9,12 @@ from typing import Any
 import torch
 
 import dgan
-from dgan.build import (
-    build_evaluator,
-    build_pictures,
-    build_players,
-    fill_reference_batches,
-    pace,
-)
+from dgan.build import build_players, fill_reference_batches, pace
+from dgan.build_evaluation import Scores, build_evaluator, build_pictures
 from dgan.checkpoint import Checkpoints
 from dgan.config import Recipe
 from dgan.divergence import Guard, patience_for
-from dgan.draws import Draws
-from dgan.evaluation import Evaluator
-from dgan.laboratory.evaluator import PointEvaluator
+from dgan.environment import environment
 from dgan.lock import hold
 from dgan.opening import Stream, open_run, open_stream
 from dgan.parallel.world import World, launch
@@ -76,15 +69,16 @@ def train(recipe: Recipe) -> str | None:
         start = restore(checkpoints, players, stream, guard, skips, run)
         world.built()
         run.open(start)
+        run.began(start, environment(world))
         evaluator = build_evaluator(recipe, stream, world, run)
-        pictures = build_pictures(recipe, stream, world)
+        pictures = build_pictures(recipe, stream, players.z_dim, world)
         if start == 0:
             fill_reference_batches(players, recipe, stream, world)
             if recipe.penalty.check:
                 check(players, stream, world, run)
             run.grid("reals", *pictures.of_reals())
-            show(players, pictures, recipe, run, step=0)
-            evaluate(evaluator, players, run, step=0)
+            show(players, pictures, run, step=0)
+            evaluate(evaluator, players, world, run, step=0)
 
         step, asked, batches = start, 0, watched(stream, world)
         for step in run.steps(start):
@@ -96,10 +90,10 @@ def train(recipe: Recipe) -> str | None:
             if due(step, plan.log_every) or last or guard.alarm:
                 run.status(step, metrics | guard.metrics() | skips.collect())
             if due(step, recipe.samples.every) or last:
-                show(players, pictures, recipe, run, step)
+                show(players, pictures, run, step)
             scores = {}
             if due(step, recipe.evaluation.every) or last:
-                scores = evaluate(evaluator, players, run, step)
+                scores = evaluate(evaluator, players, world, run, step)
             world.at("checkpoint")
             # Of the signals that ranks received, the same one on all of them.
             asked, failed = world.largest(stop.received, checkpoints.failed)
@@ -167,41 +161,28 @@ def check(players: Players, stream: Stream, world: World, run: Run) -> None:
 
 
 @torch.no_grad()
-def show(players: Players, pictures: Pictures, recipe: Recipe, run: Run, step: int) -> None:
-    """A picture of samples from latents that stay the same."""
-    world = pictures.world
-    draws = Draws(
-        seed=recipe.train.seed,
-        purpose="grid",
-        step=0,
-        rows=range(pictures.count),
-        device=world.device,
-        dtype=world.dtype,
-    )
-    world.at("sample grid")
-    # Every rank makes all of them: a sharded network needs every rank in every call.
-    with players.average.network() as network, world.autocast():
-        samples = network(draws.normal(players.task.z_dim), pictures.labels)
-    with players.discriminator.replica.frozen() as judge:
-        sheet = pictures.of_samples(samples, judge)
+def show(players: Players, pictures: Pictures, run: Run, step: int) -> None:
+    """A picture of what the averaged generator makes."""
+    pictures.world.at("sample grid")
+    with players.average.network() as network, players.discriminator.replica.frozen() as judge:
+        sheet = pictures.of_samples(network, judge)
     run.grid(f"step-{step:09d}", *sheet)
 
 
 def evaluate(
-    evaluator: Evaluator | PointEvaluator | None, players: Players, run: Run, step: int
+    evaluator: Scores | None, players: Players, world: World, run: Run, step: int
 ) -> dict[str, Any]:
     """Score the averaged generator, record what came out, and return it."""
     if evaluator is None:
         return {}
-    world = evaluator.world
     world.at("evaluation")
     with players.average.network() as network:
 
-        def synthesise(z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        def generator(*inputs: torch.Tensor | None) -> Any:
             world.at("evaluation")  # many samples take long, and move all the time
-            return network(z, labels)
+            return network(*inputs)
 
-        scores = evaluator(synthesise, players.task.z_dim)
+        scores = evaluator(generator, players.z_dim)
     run.record(step, scores)
     numbers = {key: value for key, value in scores.items() if isinstance(value, float)}
     run.say(f"step {step}  " + "  ".join(f"{key} {value:.4g}" for key, value in numbers.items()))

@@ -3,8 +3,9 @@
 import math
 from dataclasses import fields
 
-from dgan.config import Balance, Data, Divergence, Judges, Parallel, Recipe
+from dgan.config import Augment, Balance, Data, Divergence, Judges, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
+from dgan.validation_task import check_task
 
 
 def validate(recipe: Recipe) -> None:
@@ -21,6 +22,7 @@ def validate(recipe: Recipe) -> None:
         "train.seed": (recipe.train.seed, 0),
         "data.resolution": (recipe.data.resolution, 1),
         "data.classes": (recipe.data.classes, 0),
+        "data.resize": (recipe.data.resize, 0),
         "data.workers": (recipe.data.workers, 0),
         "data.cache_gigabytes": (recipe.data.cache_gigabytes, 0),
         "parallel.copies": (recipe.parallel.copies, 1),
@@ -58,7 +60,9 @@ def validate(recipe: Recipe) -> None:
             raise ValueError(f"--{key} is {value}; it must be at least {minimum}")
     _check_parallel(recipe.parallel)
     _check_on_weights(recipe)
+    check_task(recipe)
     _check_objective(recipe)
+    _check_augment(recipe.augment)
     _check_judges(recipe)
     _check_balance(recipe.balance)
     _check_weights(recipe.data)
@@ -69,7 +73,9 @@ def validate(recipe: Recipe) -> None:
     _check_divergence(recipe.divergence)
     require_metrics(recipe.evaluation.metrics, "--evaluation.metrics")
     require_best(recipe.checkpoint.best, "--checkpoint.best")
-    if recipe.data.channels not in (1, 3):
+    if recipe.data.kind == "latents":
+        _check_latents(recipe)
+    elif recipe.data.channels not in (1, 3):
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
     _check_kind(recipe)
 
@@ -89,6 +95,7 @@ def _check_on_weights(recipe: Recipe) -> None:
 
 
 OF_STRATEGY = {
+    "compile": ("single", "ddp", "fsdp"),
     "offload": ("fsdp", "deepspeed"),
     "reshard_after_forward": ("fsdp",),
     "reshard_within": ("fsdp",),
@@ -130,6 +137,26 @@ def _check_kind(recipe: Recipe) -> None:
             "--data.kind stacked is scored by a classifier of its parts: --evaluation.features "
             "stacked:PATH, of a run on the single images (its classifier.safetensors), or "
             "--evaluation.every -1"
+        )
+
+
+def _check_latents(recipe: Recipe) -> None:
+    of_images = {
+        "data.flip": recipe.data.flip,
+        "data.crop": recipe.data.crop != "none",
+        "augment.kind": recipe.augment.kind != "none",
+        "regularizers.bcr": recipe.regularizers.bcr,
+    }
+    for key in (key for key, is_set in of_images.items() if is_set):
+        raise ValueError(
+            f"--{key} changes images, and --data.kind is latents: leave it out (what is to be "
+            "mirrored or cropped is, before it is encoded)"
+        )
+    if recipe.data.channels < 1:
+        raise ValueError(f"--data.channels is {recipe.data.channels}; it must be at least 1")
+    if recipe.evaluation.every >= 0:
+        raise ValueError(
+            "--data.kind latents has no scores, which are of images: set --evaluation.every -1"
         )
 
 
@@ -185,6 +212,34 @@ def _check_objective(recipe: Recipe) -> None:
                 f"--{key} {value} has a mean over the whole batch within, which "
                 f"--train.accumulation {parts} takes apart: set it to 1"
             )
+
+
+def _check_augment(augment: Augment) -> None:
+    given = {
+        "probability.start": augment.probability.start,
+        "probability.end": augment.probability.end,
+        "color": augment.color,
+        "cutout": augment.cutout,
+    }
+    for key, value in given.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"--augment.{key} is {value}; it must be from 0 to 1")
+    scheduled = given["probability.start"] or given["probability.end"]
+    if scheduled and augment.kind != "scheduled":
+        raise ValueError(
+            f"--augment.probability.end is for --augment.kind scheduled, and it is {augment.kind}"
+        )
+    if augment.kind == "scheduled" and not scheduled:
+        raise ValueError(
+            "--augment.kind scheduled never augments anything at a probability of 0: set "
+            "--augment.probability.end, such as 0.3, and --augment.probability.kimg"
+        )
+    of_ada = (augment.color, augment.cutout) != (Augment().color, Augment().cutout)
+    if of_ada and augment.kind not in ("ada", "scheduled"):
+        raise ValueError(
+            f"--augment.color and --augment.cutout are for --augment.kind ada and scheduled, and "
+            f"it is {augment.kind}"
+        )
 
 
 def _check_judges(recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dgan import load_generator
 from dgan.data import pack_source
-from dgan.draws import truncated_normal
+from dgan.draws import latents as rows_of_latents
 from dgan.evaluation import to_uint8
 from dgan.recipes import find
 from dgan.train import train
@@ -25,6 +25,8 @@ COMMANDS = (
     "deepspeed",
     "recipes",
     "sample",
+    "project",
+    "report",
     "evaluate",
     "export",
     "doctor",
@@ -185,7 +187,7 @@ def test_export_gives_the_images_of_the_run(capsys: Capture, run: Path, tmp_path
     assert dgan(capsys, "export", run, tmp_path / "out").code == 0
     generator = load_generator(tmp_path / "out")
     assert dgan(capsys, "sample", run, "--count", 10, "--out", tmp_path / "s").code == 0
-    latents = truncated_normal(10, 6, seed=0, purpose="sample", truncation=0)
+    latents = rows_of_latents(10, 6, seed=0, purpose="sample")
     images = to_uint8(generator(latents, torch.arange(10)))
     for path, image in zip(sorted((tmp_path / "s").iterdir()), images):
         assert (np.asarray(Image.open(path))[..., 0] == image[0].numpy()).all()

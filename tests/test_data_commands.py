@@ -163,7 +163,12 @@ def test_an_interrupted_pack_goes_on(capsys: Capture, tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / "in" / f"{i:03d}.bmp")
     arguments = ["data", "pack", str(tmp_path / "in"), str(tmp_path / "out")]
     arguments += ["--samples-per-shard", "2", "--workers", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "dgan", *arguments], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dgan", *arguments],
+        stderr=subprocess.PIPE,
+        # What a shell starts in the background ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     aside = tmp_path / "out" / ".packing-train"
     end = time.monotonic() + 60
     while len(list(aside.glob("*.tar"))) < 2 and time.monotonic() < end:

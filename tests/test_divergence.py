@@ -171,6 +171,7 @@ def test_before_the_first_checkpoint_there_is_nothing_to_go_back_to(
     message = message_of(poisoned(digits, tmp_path / "run", 1))
     assert message.startswith("step 1: the discriminator's update is not finite\nrank 0: ")
     assert "No checkpoint is older" in message
+    assert message in (tmp_path / "run" / "log.txt").read_text()
     assert not (tmp_path / "run" / "checkpoints" / "step-000000001").exists()
 
 

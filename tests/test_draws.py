@@ -5,14 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from dgan.draws import (
     Draws,
     generator,
+    latents,
     noise_from_seeds,
     seed_of,
     seeds_from_latents,
-    truncated_normal,
+    truncated,
 )
 
 
@@ -55,7 +57,7 @@ def test_each_purpose_has_numbers_of_its_own(change: dict[str, Any]) -> None:
 def test_draws_leave_global_generators_alone() -> None:
     state, theirs = torch.get_rng_state(), np.random.get_state()[1]
     draws().normal(3)
-    truncated_normal(3, 3, seed=0, purpose="grid", truncation=1.0)
+    latents(3, 3, seed=0, purpose="grid")
     assert torch.equal(torch.get_rng_state(), state)
     assert (np.random.get_state()[1] == theirs).all()
 
@@ -81,34 +83,30 @@ def test_seeds_fit_what_takes_them() -> None:
     assert first != second
 
 
-@pytest.mark.parametrize("truncation", [0.1, 0.7, 2.0])
-def test_truncated_latents_are_redrawn_not_cut(truncation: float) -> None:
-    latents = truncated_normal(400, 5, seed=1, purpose="samples", truncation=truncation)
-    assert latents.abs().max() <= truncation
-    # Cutting would pile values up at the bound.
-    assert (latents.abs() > 0.999 * truncation).float().mean() < 0.01
-    assert latents.abs().max() > 0.98 * truncation
-    assert latents.mean().abs() < 0.05
+@pytest.mark.parametrize("bound", [0.1, 0.7, 2.0])
+def test_truncated_latents_are_those_of_the_truncated_normal(bound: float) -> None:
+    z = latents(400, 5, seed=1, purpose="samples").double()
+    moved = truncated(z, bound)
+    # The same quantile of SciPy's distribution.
+    expected = stats.truncnorm.ppf(stats.norm.cdf(z), -bound, bound)
+    torch.testing.assert_close(moved, torch.from_numpy(expected), rtol=1e-9, atol=1e-12)
+    assert moved.abs().max() <= bound
 
 
-def test_truncation_keeps_what_is_inside() -> None:
-    free = truncated_normal(50, 5, seed=1, purpose="samples", truncation=0)
-    cut = truncated_normal(50, 5, seed=1, purpose="samples", truncation=1.0)
-    inside = free.abs() <= 1
-    assert torch.equal(free[inside], cut[inside])
-    assert 0 < inside.float().mean() < 1
-    assert free.abs().max() > 2
+def test_truncation_reaches_from_the_middle_to_the_latent_itself() -> None:
+    z = latents(50, 5, seed=1, purpose="samples")
+    assert not truncated(z, 0.0).any()
+    torch.testing.assert_close(truncated(z, 9.0), z)
+    assert (truncated(z, 0.5).abs() < truncated(z, 1.0).abs()).all()
 
 
-@pytest.mark.parametrize("truncation", [0.0, 0.5])
-def test_a_longer_table_begins_with_the_shorter_one(truncation: float) -> None:
-    options: dict[str, Any] = {"seed": 1, "purpose": "samples", "truncation": truncation}
-    long = truncated_normal(20, 5, **options)
-    assert torch.equal(truncated_normal(6, 5, **options), long[:6])
+def test_a_longer_table_begins_with_the_shorter_one() -> None:
+    long = latents(20, 5, seed=1, purpose="samples")
+    assert torch.equal(latents(6, 5, seed=1, purpose="samples"), long[:6])
     assert len({tuple(row) for row in long.tolist()}) == 20
-    assert not torch.equal(truncated_normal(6, 5, **{**options, "seed": 2}), long[:6])
-    assert not torch.equal(truncated_normal(6, 5, **{**options, "purpose": "grid"}), long[:6])
-    assert truncated_normal(0, 5, **options).shape == (0, 5)
+    assert not torch.equal(latents(6, 5, seed=2, purpose="samples"), long[:6])
+    assert not torch.equal(latents(6, 5, seed=1, purpose="grid"), long[:6])
+    assert latents(0, 5, seed=1, purpose="samples").shape == (0, 5)
 
 
 def test_seeds_belong_to_a_latent() -> None:

@@ -43,6 +43,7 @@ def dcgan(digits: str, run: Path, **changes: object):
 def test_a_run_is_a_directory_of_plain_files(finished: Path, digits: str) -> None:
     assert {path.name for path in finished.iterdir()} == {
         "recipe.toml", "metrics.jsonl", "tensorboard", "samples", "checkpoints", "log.txt",
+        "environment.jsonl",
     }  # fmt: skip
     assert {path.name for path in (finished / "samples").iterdir()} == {
         "reals.png", *(f"step-{step:09d}.png" for step in (0, 3, 6, 7)),

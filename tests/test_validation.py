@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny import tiny
 
-from dgan.config import Balance, Judges, Penalty
+from dgan.config import Augment, Balance, Judges, Penalty
 from dgan.divergence import SIGNS
 from dgan.schedule import constant
 from dgan.toy import toy_recipe
@@ -18,6 +18,16 @@ NO_PENALTY = Penalty(gamma=constant(0.0))
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"penalty__one_sided": True}, "--penalty.one_sided is for --penalty.kind one_centered"),
     ({"penalty__augmented": True}, "--penalty.augmented needs an --augment.kind"),
+    (
+        {"augment": Augment(kind="scheduled", probability=constant(1.5))},
+        "--augment.probability.start is 1.5; it must be from 0 to 1",
+    ),
+    ({"augment": Augment(kind="scheduled")}, "--augment.kind scheduled never augments anything"),
+    (
+        {"augment": Augment(kind="ada", probability=constant(0.3))},
+        "--augment.probability.end is for --augment.kind scheduled, and it is ada",
+    ),
+    ({"augment": Augment(kind="diff", cutout=1.0)}, "--augment.cutout are for --augment.kind ada"),
     ({"average__ramp": 0.05, "average__width": 0.1}, "set one of them to 0"),
     (
         {"task__loss": "wasserstein", "penalty": NO_PENALTY},
@@ -86,6 +96,21 @@ def test_what_no_run_can_be(changes: dict[str, Any], message: str) -> None:
     validate(tiny("shards-*.tar", "run"))
     with pytest.raises(ValueError, match=re.escape(message)):
         validate(tiny("shards-*.tar", "run", **changes))
+
+
+def test_latents_are_no_images() -> None:
+    recipe = tiny("latents-*.tar", "run", data__kind="latents", data__channels=4, data__flip=False)
+    validate(recipe)
+    for changes, message in (
+        ({"data__flip": True}, "--data.flip changes images"),
+        ({"data__crop": "centre"}, "--data.crop changes images"),
+        ({"augment": Augment(kind="ada")}, "--augment.kind changes images"),
+        ({"data__channels": 0}, "--data.channels is 0; it must be at least 1"),
+        ({"evaluation__every": 0}, "--data.kind latents has no scores.*--evaluation.every -1"),
+    ):
+        given = {"data__kind": "latents", "data__channels": 4, "data__flip": False, **changes}
+        with pytest.raises(ValueError, match=message):
+            validate(tiny("latents-*.tar", "run", **given))
 
 
 def test_what_keeps_a_critic_lipschitz_is_enough() -> None:

@@ -26,6 +26,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sngan": {"widths": (8, 6)},
     "biggan": {"widths": (8, 6)},
     "transformer": {"width": 8, "depth": 2, "heads": 2, "patch": 4},
+    "unet": {"width": 2},
+    "resnet": {"width": 2, "residual_blocks": 1},
+    "patch": {"width": 2, "receptive_field": 16},
 }
 
 

@@ -60,6 +60,7 @@ def with_budget(recipe: Recipe, options: argparse.Namespace) -> Recipe:
         generator=player(recipe.generator),
         discriminator=player(recipe.discriminator),
         penalty=replace(recipe.penalty, gamma=stretched(recipe.penalty.gamma)),
+        augment=replace(recipe.augment, noise=stretched(recipe.augment.noise)),
         average=replace(recipe.average, half_life_kimg=stretched(recipe.average.half_life_kimg)),
         train=replace(recipe.train, steps=steps, log_every=max(1, steps // 100)),
     )

@@ -23,26 +23,17 @@ from typing import Any
 import torch
 
 from dgan.build import build_players, pace
-from dgan.config import Recipe
 from dgan.opening import open_stream
 from dgan.parallel.world import launch
-from dgan.recipes import cifar10_r3gan, digits
+from dgan.recipes import digits
 from dgan.step import adversarial_step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from cifar10 import narrow_cifar10
 from report import store
 
-NARROW = {"widths": (96, 64, 32, 16), "blocks": (1, 1, 1, 1), "groups": (12, 8, 4, 2)}
 CASES = [("single", 1), ("ddp", 2), ("fsdp", 2)]
 WARMUP = 3
-
-
-def narrow_cifar10() -> Recipe:
-    recipe = cifar10_r3gan()
-    generator = replace(recipe.generator, options={"z_dim": 64, **NARROW})
-    discriminator = replace(recipe.discriminator, options=NARROW)
-    train = replace(recipe.train, batch_size=32)
-    return replace(recipe, generator=generator, discriminator=discriminator, train=train)
 
 
 RECIPES = {"digits": digits, "cifar10-r3gan, narrow": narrow_cifar10}

@@ -32,7 +32,7 @@ class Batch:
         shapes: `(C, H, W)` of each image of a sample.
         labelled: whether samples have labels.
         fields: the further fields.
-        crop: what becomes of images of another size, see `images`.
+        crop: what becomes of images of another size, see `images`; `resize` likewise.
         buffers: where memory comes from.
     """
 
@@ -44,9 +44,10 @@ class Batch:
         labelled: bool,
         fields: Sequence[str],
         crop: str,
+        resize: int = 0,
         buffers: Buffers,
     ) -> None:
-        self._crop = crop
+        self._crop, self._resize = crop, resize
         self._keys = [""] * n
         memory = {name: buffers.take((n, h, w, c)) for name, (c, h, w) in shapes.items()}
         self._images = {name: pixels.permute(0, 3, 1, 2) for name, pixels in memory.items()}
@@ -64,7 +65,9 @@ class Batch:
         """
         self._keys[row] = sample.key
         for pixels, data in zip(self._pixels, sample.images):
-            decode_image(data, pixels[row], key=sample.key, crop=self._crop, view=view)
+            decode_image(
+                data, pixels[row], key=sample.key, crop=self._crop, resize=self._resize, view=view
+            )
         if self._labels is not None:
             self._labels[row] = sample.label
         for (field, values), data in zip(self._extras.items(), sample.fields):

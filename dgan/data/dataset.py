@@ -39,11 +39,13 @@ class ShardDataset:
         channels: 1 or 3, to which every image is converted; None: 1 if all that are looked at are
             grey, else 3.
         labels: whether to yield `.cls`; None: if every sample has one.
+        images: of each sample, as `("a", "b")` of pairs; empty: all that there are.
         fields: further fields to decode (`"txt"`, `"json"`, `"npy"`; `"wav"` and `"flac"` become
             a `Waveform`, with the extra `audio`).
         crop: what becomes of images of another size: `"none"` (an error), `"centre"`, `"random"`
             (squares, resized) or `"window"` (not resized), see `dgan.data.images`. Here it is the
             middle that is cut out; `ShardStream` draws.
+        resize: above 0, of crop `"random"`: see there.
         cache: the folder that keeps what came over the network, shared by the processes of a node;
             None: `$DGAN_CACHE`, else `dgan` in the user's cache folder.
         cache_gigabytes: how large that may grow; 0 keeps nothing and asks for each sample alone.
@@ -55,7 +57,7 @@ class ShardDataset:
         FileNotFoundError: if a shard is missing.
         OSError: if a server does not let us read one, or cannot be reached.
         ValueError: if a shard is damaged, or they hold no sample, nothing to decode, or not the
-            labels asked for, or an argument does not fit.
+            images or labels asked for, or an argument does not fit.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class ShardDataset:
         resolution: int | None = None,
         channels: int | None = None,
         labels: bool | None = None,
+        images: Sequence[str] = (),
         fields: Sequence[str] = (),
         crop: str = "none",
+        resize: int = 0,
         cache: str | Path | None = None,
         cache_gigabytes: float = CACHE_GIGABYTES,
     ) -> None:
@@ -78,15 +82,26 @@ class ShardDataset:
             raise ValueError(f"crop must be one of {', '.join(CROPS)}; got {crop!r}")
         if crop != "none" and resolution is None:
             raise ValueError(f"crop {crop!r} needs a resolution to crop to")
+        if resize and (crop != "random" or resolution is None or resize < resolution):
+            raise ValueError(
+                f"resize {resize} is for crop 'random', and at least the resolution, which is cut "
+                f"out of it; crop is {crop!r} and resolution {resolution}"
+            )
         for field in fields:
             find_decoder(field)
         remote = Remote(Opener(), Cache(cache, cache_gigabytes) if cache_gigabytes else None)
         entries = [shards] if isinstance(shards, str | Path) else shards
         groups = locate_each(entries, remote.opener)
-        self.table = Table([shard for group in groups for shard in group], fields, remote)
+        self.table = Table([shard for group in groups for shard in group], fields, remote, images)
         self.starts = [self.table.starts[n] for n in np.cumsum([0, *map(len, groups)])]
         self.shards, self.image_names = self.table.shards, self.table.image_names
-        self.fields, self.crop = tuple(fields), crop
+        self.fields, self.crop, self.resize = tuple(fields), crop, resize
+        for name in images:
+            if (lacking := self.table.first_without(name)) is not None:
+                raise ValueError(
+                    f"{self.describe(lacking)} has no image {name!r}; plain images are <key>.png, "
+                    "pairs <key>.a.png and <key>.b.png, as `dgan data pack --pairs` makes them"
+                )
         self._resolution, self._channels = resolution, channels
         bare = self.table.first_without("cls") if labels is not False else 0
         if labels and bare is not None:
@@ -142,6 +157,7 @@ class ShardDataset:
             labelled=self.has_labels,
             fields=self.fields,
             crop=self.crop,
+            resize=self.resize,
             buffers=buffers or Buffers(),
         )
 

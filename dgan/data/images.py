@@ -8,6 +8,9 @@ What a crop does to an image that is not just `resolution` × `resolution`:
 - `"random"`: the same with a square anywhere along the longer side.
 - `"window"`: cuts `resolution` × `resolution` pixels from anywhere, without resizing.
 
+With `resize`, `"random"` is the jitter of pix2pix and CycleGAN, 286 → 256: the shorter side is
+resized to that many pixels, and `resolution` × `resolution` of them are cut out from anywhere.
+
 Where a crop is drawn, evaluation takes the middle. libjpeg's scaled decoding is not used: it is
 hardly faster, and up to 25 of 255 levels away from resizing the whole picture.
 """
@@ -45,7 +48,13 @@ PLAIN = View()
 
 
 def decode_image(
-    data: bytes, row: NDArray[np.uint8], *, key: str, crop: str = "none", view: View = PLAIN
+    data: bytes,
+    row: NDArray[np.uint8],
+    *,
+    key: str,
+    crop: str = "none",
+    resize: int = 0,
+    view: View = PLAIN,
 ) -> None:
     """Decodes one image into `row`, uint8 `[H, W, C]`, contiguous.
 
@@ -53,7 +62,9 @@ def decode_image(
         DecodeError: if it does not decode; `row` then holds anything.
         SizeMismatchError: if it is of a size that `crop` does not take; the message names `key`.
     """
-    if decode_jpeg(data, row, mirror=view.mirror):
+    if view.at is None:
+        resize = 0
+    if not resize and decode_jpeg(data, row, mirror=view.mirror):
         return
     height, width, channels = row.shape
     image = None
@@ -64,7 +75,10 @@ def decode_image(
         raise SizeMismatchError(_describe_mismatch(key, image.size, (width, height), crop))
     image = convert(image, channels)
     try:
-        if image.size != (width, height):
+        if resize:
+            box = jitter_box(image.size, resize, width, view.at or (0, 0))
+            image = image.resize((width, width), Image.Resampling.LANCZOS, box=box)
+        elif image.size != (width, height):
             image = _cut(image, crop_box(image.size, crop, width, view.at), width)
         if view.mirror:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -87,6 +101,22 @@ def crop_box(
     else:
         left, top = int(at[0] * (free[0] + 1)), int(at[1] * (free[1] + 1))
     return left, top, left + side, top + side
+
+
+def jitter_box(
+    size: tuple[int, int], resize: int, resolution: int, at: tuple[float, float]
+) -> tuple[float, float, float, float]:
+    """The part of an image of (width, height) that resizing and then cutting leaves.
+
+    Resampled at once, it has the pixels that it has if the whole image is resized first.
+    """
+    scale = min(size) / resize
+    left, top = (
+        scale * int(place * (round(length / scale) - resolution + 1))
+        for length, place in zip(size, at)
+    )
+    side = scale * resolution
+    return left, top, min(left + side, size[0]), min(top + side, size[1])
 
 
 def _cut(image: Image.Image, box: tuple[int, int, int, int], resolution: int) -> Image.Image:

@@ -28,7 +28,7 @@ from .skips import SkipLedger, Skipped
 from .state import check_state, state_of
 
 # Arguments that belong to a data set, as they are if not given.
-_OF_DATASET = (None, None, None, (), "none", None)
+_OF_DATASET = (None, None, None, (), "none", 0, None)
 # Seconds. What can be noticed to fail does so sooner (`patience`); a read of a network file system
 # whose server is gone just does not return.
 _STUCK, _CLOSING = 900.0, 10.0
@@ -66,8 +66,8 @@ class ShardStream:
         seed: of the order and of the flips.
         rank: which rows of each batch are read here.
         world_size: into how many equal parts each batch is divided.
-        resolution: as in `ShardDataset`, like `channels`, `labels`, `fields`, `crop`, `cache` and
-            `cache_gigabytes`; `"random"` and `"window"` crops are drawn by a sample's position.
+        resolution: as in `ShardDataset`, like `channels`, `labels`, `fields`, `crop`, `resize`,
+            `cache` and `cache_gigabytes`; random and window crops are drawn by a position.
         flip: mirror each sample, left to right, with probability ½, drawn likewise.
         workers: threads that decode ahead; 0 decodes in the caller's.
         prefetch: batches decoded ahead.
@@ -96,6 +96,7 @@ class ShardStream:
         labels: bool | None = None,
         fields: Sequence[str] = (),
         crop: str = "none",
+        resize: int = 0,
         cache: str | Path | None = None,
         cache_gigabytes: float = CACHE_GIGABYTES,
         flip: bool = False,
@@ -115,13 +116,14 @@ class ShardStream:
                 labels=labels,
                 fields=fields,
                 crop=crop,
+                resize=resize,
                 cache=cache,
                 cache_gigabytes=cache_gigabytes,
             )
-        elif (resolution, channels, labels, tuple(fields), crop, cache) != _OF_DATASET:
+        elif (resolution, channels, labels, tuple(fields), crop, resize, cache) != _OF_DATASET:
             raise ValueError(
-                "resolution, channels, labels, fields, crop and cache: ask the ShardDataset for "
-                "them"
+                "resolution, channels, labels, fields, crop, resize and cache: ask the "
+                "ShardDataset for them"
             )
         self.dataset = shards
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size

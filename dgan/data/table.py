@@ -26,6 +26,7 @@ class Table:
         shards: the tars, in order.
         fields: fields to be read beside images and `cls`.
         remote: reads those of them that are not files.
+        images: names of images to be read; empty: all that there are.
 
     Attributes:
         starts: the number of the first sample of each shard, and that of all samples.
@@ -36,7 +37,11 @@ class Table:
     """
 
     def __init__(
-        self, shards: Sequence[Location], fields: Sequence[str], remote: Remote | None = None
+        self,
+        shards: Sequence[Location],
+        fields: Sequence[str],
+        remote: Remote | None = None,
+        images: Sequence[str] = (),
     ) -> None:
         self.shards = list(shards)
         self._remote = remote
@@ -51,7 +56,7 @@ class Table:
                 f"no image in {self}: the fields are {', '.join(found)}; images are .png, .jpg, "
                 ".jpeg or .webp"
             )
-        self.image_names = tuple(names)
+        self.image_names = tuple(images or names)
         self._ends = np.array(self.starts[1:])
         self._sizes = [index.size for index in indexes]
         self._keys = [index.keys for index in indexes]

@@ -90,8 +90,12 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(file, "PNG")
 
 
-def save_animation(frames: Sequence[Image.Image], path: Path, *, seconds: float = 6.0) -> None:
-    """Write an endless GIF of `frames`, which together take so many seconds; the last one stays.
+def save_animation(
+    frames: Sequence[Image.Image], path: Path, *, seconds: float = 6.0, rest: float = 1.5
+) -> None:
+    """Write an endless GIF of `frames`, which together take so many seconds.
+
+    The last one stays for `rest` more; 0 closes a loop.
 
     Raises:
         ValueError: there are no frames.
@@ -109,7 +113,7 @@ def save_animation(frames: Sequence[Image.Image], path: Path, *, seconds: float 
             "GIF",
             save_all=True,
             append_images=reduced[1:],
-            duration=[each] * (len(frames) - 1) + [each + 1500],
+            duration=[each] * (len(frames) - 1) + [each + round(1000 * rest)],
             loop=0,
         )
 

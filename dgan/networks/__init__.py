@@ -10,6 +10,7 @@ from torch import nn
 
 from dgan.networks.biggan import BigGANDiscriminator, BigGANGenerator
 from dgan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from dgan.networks.encoder_decoder import ResNetGenerator, UNetGenerator
 from dgan.networks.layers import Fused
 from dgan.networks.mlp import MLPDiscriminator, MLPGenerator
 from dgan.networks.patch import MultiscalePatchDiscriminator, PatchDiscriminator
@@ -18,7 +19,8 @@ from dgan.networks.projected import ProjectedDiscriminator
 from dgan.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from dgan.networks.residual import SNGANDiscriminator, SNGANGenerator
 from dgan.networks.spectral import LAYERS, spectral_norm
-from dgan.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
+from dgan.networks.stylegan2 import StyleGAN2Generator
+from dgan.networks.stylegan2_discriminator import StyleGAN2Discriminator
 from dgan.networks.transformer import TransformerDiscriminator, TransformerGenerator
 from dgan.networks.virtual_batch_norm import with_reference
 
@@ -33,9 +35,11 @@ FAMILIES: dict[str, dict[Role, type[nn.Module]]] = {
     "points": {"generator": PointGenerator, "discriminator": PointDiscriminator},
     "projected": {"discriminator": ProjectedDiscriminator},
     "r3gan": {"generator": R3GANGenerator, "discriminator": R3GANDiscriminator},
+    "resnet": {"generator": ResNetGenerator},
     "sngan": {"generator": SNGANGenerator, "discriminator": SNGANDiscriminator},
     "stylegan2": {"generator": StyleGAN2Generator, "discriminator": StyleGAN2Discriminator},
     "transformer": {"generator": TransformerGenerator, "discriminator": TransformerDiscriminator},
+    "unet": {"generator": UNetGenerator},
 }
 
 
@@ -61,12 +65,27 @@ def build(role: Role, network: str, *, seed: int, **arguments: Any) -> nn.Module
                     f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(parameters)}"
                 )
                 raise ValueError(f"--{role}.network {network} takes no {name!r}; {hint}")
+    if network in FAMILIES:
+        _check_sizes(arguments, f"--{role}.network {network}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             return with_reference(cls(**arguments))
         except TypeError as error:
             raise ValueError(f"--{role}.network {network}: {error}") from error
+
+
+SIZES = ("z_dim", "w_dim", "widths", "groups", "expansion", "width", "depth", "heads", "patch")
+"""Options of the families of which none may be 0."""
+
+
+def _check_sizes(arguments: dict[str, Any], network: str) -> None:
+    for name in SIZES:
+        value = arguments.get(name, 1)
+        each = value if isinstance(value, tuple | list) else (value,)
+        if not all(isinstance(size, int) and size >= 1 for size in each):
+            shown = " ".join(map(str, each))
+            raise ValueError(f"{network}: {name} is {shown}; sizes are whole numbers from 1 on")
 
 
 def normalised(network: nn.Module, *, seed: int) -> nn.Module:
@@ -93,7 +112,7 @@ def normalised(network: nn.Module, *, seed: int) -> nn.Module:
 
 def default_options(role: Role, network: str) -> dict[str, Any]:
     """The options that a network has when none are given."""
-    sizes = ("resolution", "channels", "classes", "dimension")
+    sizes = ("resolution", "channels", "source_channels", "classes", "dimension")
     parameters = inspect.signature(_find(role, network)).parameters.values()
     return {
         p.name: p.default for p in parameters if p.default is not p.empty and p.name not in sizes

@@ -4,16 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from dgan.draws import seeds_from_latents
+from dgan.networks.convolution import Conv2d, ConvTranspose2d
 from dgan.networks.heads import head_named
 from dgan.networks.layers import NORMS, BiasAct, Embedding, NormAct, stages_of
+from dgan.networks.network import Network
 from dgan.networks.virtual_batch_norm import VirtualBatchNorm
-
-
-def _initialise(network: nn.Module) -> None:
-    """Weights from N(0, 0.02²), as in section 4 of the paper."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            nn.init.normal_(module.weight, std=0.02)
 
 
 def norm_named(norm: str, channels: int, act: str) -> nn.Module:
@@ -23,7 +18,7 @@ def norm_named(norm: str, channels: int, act: str) -> nn.Module:
     return NormAct(channels, norm, act=act)
 
 
-class DCGANGenerator(nn.Module):
+class DCGANGenerator(Network):
     """Latents (and labels) to images in (−1, 1).
 
     Args: as `R3GANGenerator`; `widths` are the channels at 4×4, 8×8, …, `resolution / 2`, `norm` is
@@ -52,17 +47,16 @@ class DCGANGenerator(nn.Module):
         self.stages = nn.ModuleList(
             [
                 nn.Sequential(
-                    nn.ConvTranspose2d(inputs, widths[0], 4, bias=False),
+                    ConvTranspose2d(inputs, widths[0], 4, bias=False),
                     norm_named(norm, widths[0], "relu"),
                 )
             ]
         )
         for before, after in steps[:-1]:
-            up = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+            up = ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
             self.stages.append(nn.Sequential(up, norm_named(norm, after, "relu")))
         features = self.head.parameters * channels
-        self.to_image = nn.ConvTranspose2d(widths[-1], features, 4, stride=2, padding=1)
-        _initialise(self)
+        self.to_image = ConvTranspose2d(widths[-1], features, 4, stride=2, padding=1)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -83,7 +77,7 @@ class DCGANGenerator(nn.Module):
         return [torch.randn(rows, self.z_dim), *labels]
 
 
-class DCGANDiscriminator(nn.Module):
+class DCGANDiscriminator(Network):
     """Images (and labels, by projection) to logits.
 
     Args:
@@ -112,14 +106,13 @@ class DCGANDiscriminator(nn.Module):
         steps = stages_of(resolution, (*widths, channels), "DCGANDiscriminator")[::-1]
         self.stages = nn.ModuleList()
         for index, (after, before) in enumerate(steps):
-            down = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
+            down = Conv2d(before, after, 4, stride=2, padding=1, bias=False)
             # The first layer is not normalised (section 3 of the paper).
             normalised = norm != "none" and index
             act = norm_named(norm, after, "leaky_relu") if normalised else BiasAct(after)
             self.stages.append(nn.Sequential(down, act))
-        self.features = nn.Conv2d(widths[0], 1 if not classes else widths[0], 4)
+        self.features = Conv2d(widths[0], 1 if not classes else widths[0], 4)
         self.embedding = Embedding(classes, widths[0]) if classes else None
-        _initialise(self)
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgan.networks.layers import TAPS, Fused
+from dgan.networks.layers import Fused, Taps
 from dgan_kernels import bias_act, downsample2d, upfirdn2d
 
 GAINS = {"leaky_relu": math.sqrt(2), "linear": 1.0}
@@ -30,9 +30,15 @@ class EqualizedLinear(Fused):
         bias: float = 0.0,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
-        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
-        self.act, self.rate = act, rate
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.act, self.rate, self.begin = act, rate, bias
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        nn.init.normal_(self.weight, std=1 / self.rate)
+        nn.init.constant_(self.bias, self.begin / self.rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, inputs]` → `[N, outputs]`."""
@@ -47,8 +53,6 @@ class EqualizedConv2d(Fused):
     `down` halves the resolution, through [1, 3, 3, 1] smoothing. `gain` is a further factor.
     """
 
-    taps: Tensor
-
     def __init__(
         self,
         inputs: int,
@@ -60,10 +64,18 @@ class EqualizedConv2d(Fused):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel_size, kernel_size))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if act != "linear" else None
-        self.register_buffer("taps", torch.tensor(TAPS), persistent=False)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(outputs)) if act != "linear" else None
+        self.taps = Taps()
         self.down, self.act, self.gain = down, act, gain
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        nn.init.normal_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, inputs, H, W]` → `[N, outputs, H, W]`, or half as high and wide."""
@@ -72,11 +84,11 @@ class EqualizedConv2d(Fused):
         if not self.down:
             x = F.conv2d(x, weight, padding=size // 2)
         elif size == 1:
-            x = F.conv2d(downsample2d(x, self.taps.float(), backend=self.backend), weight)
+            x = F.conv2d(downsample2d(x, self.taps(), backend=self.backend), weight)
         else:
             # What centres the result of the filter and of the stride, beside the convolution's own.
             around = size // 2 + 1
-            smooth = upfirdn2d(x, self.taps.float(), padding=around, backend=self.backend)
+            smooth = upfirdn2d(x, self.taps(), padding=around, backend=self.backend)
             x = F.conv2d(smooth, weight, stride=2)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         gain = self.gain * GAINS[self.act]

@@ -14,9 +14,6 @@ from dgan_kernels import bias_act, downsample2d, norm_act, upsample2d
 LEAKY_RELU_GAIN = math.sqrt(2 / (1 + 0.2**2))
 """Keeps the variance through a leaky ReLU of slope 0.2 (He et al. 2015, equation 15)."""
 
-TAPS = (0.125, 0.375, 0.375, 0.125)
-"""The filter [1, 3, 3, 1]/8 of StyleGAN2 and R3GAN, applied along both axes."""
-
 
 def fan_in_normal_(weight: Tensor, gain: float = 1.0) -> Tensor:
     """Fill with N(0, gain²/fan_in); `gain = 0` gives zeros. Shape `[out, in, ...]`."""
@@ -228,7 +225,7 @@ class NormAct(Fused):
         wide = torch.promote_types(x.dtype, torch.float32)
         variance, mean = torch.var_mean(x.to(wide).transpose(0, 1).flatten(1), 1, correction=0)
         count = x.numel() // x.shape[1]
-        if self.process_group is not None and self.process_group.size() > 1:
+        if self.process_group is not None:
             ranks = self.process_group.size()
             own = mean
             mean = self._over_ranks(own) / ranks
@@ -243,6 +240,26 @@ class NormAct(Fused):
         total = value.clone()
         dist.all_reduce(total, group=self.process_group)
         return total
+
+
+class Taps(nn.Module):
+    """The filter [1, 3, 3, 1]/8 of StyleGAN2 and R3GAN, applied along both axes."""
+
+    values: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.empty(4), persistent=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Fill in the filter."""
+        self.values.copy_(torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8)
+
+    def forward(self) -> Tensor:
+        """float32 `[4]`, whatever the network's dtype."""
+        return self.values.float()
 
 
 class Resample(Fused):
@@ -260,23 +277,29 @@ class Resample(Fused):
     """
 
     matrix: Tensor
-    taps: Tensor
 
     def __init__(self, size: int, *, up: bool) -> None:
         super().__init__()
         self.up = up
-        small, large = (size, 2 * size) if up else (size // 2, size)
+        self.large, self.small = (2 * size, size) if up else (size, size // 2)
+        shape = (self.large, self.small) if up else (self.small, self.large)
+        self.register_buffer("matrix", torch.empty(shape), persistent=False)
+        self.taps = Taps()
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Fill in the filter."""
         # Pixel j of the large image lies at (j + ½)/2 − ½ of the small one's grid.
-        distance = (torch.arange(large) / 2 - 0.25)[:, None] - torch.arange(small)[None]
+        distance = (torch.arange(self.large) / 2 - 0.25)[:, None] - torch.arange(self.small)[None]
         triangle = (1 - distance.abs()).clamp(min=0)
-        self.register_buffer("matrix", triangle if up else triangle.T / 2, persistent=False)
-        self.register_buffer("taps", torch.tensor(TAPS), persistent=False)
+        self.matrix.copy_(triangle if self.up else triangle.T / 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, size, size]` → `[N, C, 2·size, 2·size]` or `[N, C, size/2, size/2]`."""
         if x.is_cuda and self.backend != "reference":
             resample = upsample2d if self.up else downsample2d
-            return resample(x, self.taps.float(), backend=self.backend)
+            return resample(x, self.taps(), backend=self.backend)
         matrix = self.matrix.to(x.dtype)
         return matrix @ (x @ matrix.T)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from dgan.draws import seeds_from_latents
 from dgan.networks.heads import head_named
 from dgan.networks.layers import LEAKY_RELU_GAIN, BiasAct, Embedding, Linear
+from dgan.networks.network import Network
 
 
 def _hidden(inputs: int, widths: tuple[int, ...]) -> nn.ModuleList:
@@ -17,7 +18,7 @@ def _hidden(inputs: int, widths: tuple[int, ...]) -> nn.ModuleList:
     )
 
 
-class MLPGenerator(nn.Module):
+class MLPGenerator(Network):
     """Latents (and labels) to images, through hidden layers of the given `widths` and a `head`.
 
     `head` is one of `dgan.networks.heads`: `tanh`, `probabilities`, `bernoulli` or `gaussian`.
@@ -56,7 +57,7 @@ class MLPGenerator(nn.Module):
         return self.head.image(features, seeds_from_latents(z))
 
 
-class MLPDiscriminator(nn.Module):
+class MLPDiscriminator(Network):
     """Images (and labels, by projection) to logits, through hidden layers of the `widths`."""
 
     couples_samples = False

@@ -4,8 +4,6 @@ Grouped residual blocks without normalisation, scaled so that depth does not cha
 at the start (Fix-up), a learned 4×4 basis at the bottom and [1, 2, 1] resampling between stages.
 """
 
-from itertools import chain
-
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +17,7 @@ from dgan.networks.layers import (
     fan_in_normal_,
     stages_of,
 )
+from dgan.networks.network import Network
 
 
 class ResidualBlock(nn.Module):
@@ -48,8 +47,13 @@ class GenerativeBasis(nn.Module):
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
-        self.basis = nn.Parameter(torch.empty(channels, 4, 4).normal_())
+        self.basis = nn.Parameter(torch.empty(channels, 4, 4))
+        self.reset_parameters()
         self.linear = Linear(inputs, channels)
+
+    def reset_parameters(self) -> None:
+        """Draw the patterns anew."""
+        nn.init.normal_(self.basis)
 
     def forward(self, z: Tensor) -> Tensor:
         """`[N, inputs]` → `[N, channels, 4, 4]`."""
@@ -61,8 +65,13 @@ class DiscriminativeBasis(nn.Module):
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
-        self.basis = nn.Parameter(fan_in_normal_(torch.empty(channels, 4, 4)))
+        self.basis = nn.Parameter(torch.empty(channels, 4, 4))
+        self.reset_parameters()
         self.linear = Linear(channels, outputs)
+
+    def reset_parameters(self) -> None:
+        """Draw the patterns anew."""
+        fan_in_normal_(self.basis)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, channels, 4, 4]` → `[N, outputs]`."""
@@ -95,10 +104,10 @@ class Down(nn.Module):
         return self.conv(self.resample(x))
 
 
-def _residuals(
+def _check(
     widths: tuple[int, ...], blocks: tuple[int, ...], groups: tuple[int, ...], expansion: int
-) -> list[list[ResidualBlock]]:
-    """The residual blocks of each stage."""
+) -> None:
+    """Raise `ValueError` if there can be no such stages."""
     for name, values in (("blocks", blocks), ("groups", groups)):
         if len(values) != len(widths):
             raise ValueError(
@@ -111,16 +120,21 @@ def _residuals(
                 f"groups {group} does not divide the {width * expansion} channels of a block "
                 f"(width {width} × expansion {expansion})"
             )
-    return [
-        [
-            ResidualBlock(width, groups=group, expansion=expansion, depth=sum(blocks))
-            for _ in range(count)
-        ]
-        for width, count, group in zip(widths, blocks, groups)
-    ]
 
 
-class R3GANGenerator(nn.Module):
+def _residuals(
+    level: int,
+    widths: tuple[int, ...],
+    blocks: tuple[int, ...],
+    groups: tuple[int, ...],
+    expansion: int,
+) -> list[ResidualBlock]:
+    """Those of the stage `level`, from 4×4 up."""
+    options = {"groups": groups[level], "expansion": expansion, "depth": sum(blocks)}
+    return [ResidualBlock(widths[level], **options) for _ in range(blocks[level])]
+
+
+class R3GANGenerator(Network):
     """Latents (and labels) to images.
 
     Args:
@@ -155,12 +169,13 @@ class R3GANGenerator(nn.Module):
         self.z_dim = z_dim
         steps = stages_of(resolution, widths, "R3GANGenerator")
         self.embedding = Embedding(classes, z_dim) if classes else None
-        starts = [GenerativeBasis(2 * z_dim if classes else z_dim, widths[0])]
-        starts += [Up(a, b, 4 << level) for level, (a, b) in enumerate(steps)]
-        residuals = _residuals(widths, blocks, groups, expansion)
-        self.stages = nn.ModuleList(
-            nn.Sequential(start, *stage) for start, stage in zip(starts, residuals)
-        )
+        shape = (widths, blocks, groups, expansion)
+        _check(*shape)
+        basis = GenerativeBasis(2 * z_dim if classes else z_dim, widths[0])
+        self.stages = nn.ModuleList([nn.Sequential(basis, *_residuals(0, *shape))])
+        for level, (inputs, outputs) in enumerate(steps):
+            up = Up(inputs, outputs, 4 << level)
+            self.stages.append(nn.Sequential(up, *_residuals(level + 1, *shape)))
         self.to_image = Conv2d(widths[-1], channels)
 
     @property
@@ -176,7 +191,7 @@ class R3GANGenerator(nn.Module):
         return self.to_image(x)
 
 
-class R3GANDiscriminator(nn.Module):
+class R3GANDiscriminator(Network):
     """Images (and labels) to logits; the mirror image of `R3GANGenerator`, with its arguments.
 
     `widths`, `blocks` and `groups` are given from 4×4 up, as the generator's are.
@@ -200,14 +215,17 @@ class R3GANDiscriminator(nn.Module):
         super().__init__()
         steps = stages_of(resolution, widths, "R3GANDiscriminator")
         size = embedding_dim or widths[0]
-        ends = [DiscriminativeBasis(widths[0], size if classes else 1)]
-        ends += [Down(b, a, 8 << level) for level, (a, b) in enumerate(steps)]
-        residuals = _residuals(widths, blocks, groups, expansion)
+        shape = (widths, blocks, groups, expansion)
+        _check(*shape)
         self.from_image = Conv2d(channels, widths[-1])
-        self.stages = nn.ModuleList(
-            nn.Sequential(*chain(stage, [end]))
-            for stage, end in reversed(list(zip(residuals, ends)))
-        )
+        self.stages = nn.ModuleList()
+        for level in reversed(range(len(steps))):
+            outputs, inputs = steps[level]
+            residuals = _residuals(level + 1, *shape)
+            self.stages.append(nn.Sequential(*residuals, Down(inputs, outputs, 8 << level)))
+        residuals = _residuals(0, *shape)
+        basis = DiscriminativeBasis(widths[0], size if classes else 1)
+        self.stages.append(nn.Sequential(*residuals, basis))
         self.embedding = Embedding(classes, size, gain=size**-0.5) if classes else None
 
     @property

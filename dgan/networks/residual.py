@@ -101,16 +101,21 @@ class DiscriminativeBlock(Fused):
 
 
 class Projection(Fused):
-    """Features to logits: sums over the image, then a linear map, and the class's inner product."""
+    """Features to logits: sums over the image (or means, by `pool`), then a linear map, and the
+    class's inner product."""
 
-    def __init__(self, channels: int, classes: int, fill: Fill) -> None:
+    def __init__(self, channels: int, classes: int, fill: Fill, pool: str = "sum") -> None:
         super().__init__()
+        if pool not in ("sum", "mean"):
+            raise ValueError(f"pool {pool!r} is not known: choose from sum, mean")
+        self.pool = pool
         self.linear = Linear(channels, 1, bias=True, fill=fill)
         self.embedding = Embedding(classes, channels, fill=fill) if classes else None
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """`[N, C, H, W]`, labels int64 `[N]` → logits `[N]`."""
-        x = bias_act(x, act="relu", backend=self.backend).sum((2, 3))
+        x = bias_act(x, act="relu", backend=self.backend)
+        x = x.sum((2, 3)) if self.pool == "sum" else x.mean((2, 3))
         logits = self.linear(x).sum(1)
         # Miyato and Koyama 2018, equation 3.
         return logits if self.embedding is None else logits + (x * self.embedding(labels)).sum(1)
@@ -172,6 +177,8 @@ class SNGANDiscriminator(Network):
             at the smallest resolution: as many as the generator has.
         smallest: the resolution at which halving ends; further blocks keep it.
         spectral: divide every weight by its spectral norm.
+        pool: `sum` over the last features, or `mean` as in the residual critic of WGAN-GP
+            (Gulrajani et al. 2017, appendix F), which has `spectral=False` besides.
 
     Raises:
         ValueError: sizes that do not fit each other.
@@ -188,6 +195,7 @@ class SNGANDiscriminator(Network):
         widths: tuple[int, ...],
         smallest: int = 4,
         spectral: bool = True,
+        pool: str = "sum",
     ) -> None:
         super().__init__()
         steps = halving_stages(resolution, channels, widths, smallest, "SNGANDiscriminator")
@@ -196,7 +204,7 @@ class SNGANDiscriminator(Network):
             DiscriminativeBlock(a, a if i else b, b, first=i == 0, halve=halve, fill=fill)
             for i, (a, b, halve) in enumerate(steps)
         )
-        self.head = Projection(widths[0], classes, fill)
+        self.head = Projection(widths[0], classes, fill, pool)
         if spectral:
             spectral_norm(self)
 

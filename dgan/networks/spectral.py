@@ -1,6 +1,7 @@
 """Spectral normalisation as a parametrisation: weights divided by their largest singular value."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -108,15 +109,27 @@ def spectral_norm(network: nn.Module, layers: Iterable[nn.Module] | None = None)
     return network
 
 
-def advance_spectral_norms(network: nn.Module, iterations: int = 1) -> None:
+@contextmanager
+def gathered(weight: Tensor) -> Iterator[Tensor]:
+    """All of a weight that FSDP2 may have sharded."""
+    yield weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def advance_spectral_norms(
+    network: nn.Module,
+    iterations: int = 1,
+    *,
+    whole: Callable[[nn.Parameter], AbstractContextManager[Tensor]] = gathered,
+) -> None:
     """One more step of the power iteration for every normalised weight; all ranks call it.
 
     To be called once after each update of the network, not in its forward pass, and under FSDP2
-    when its weights are resharded, as they are after an update: they are gathered for it one after
-    another. Without any it does nothing.
+    when its weights are resharded, as they are after an update. Without any it does nothing.
 
-    Raises:
-        ValueError: weights are sharded in a way that cannot be gathered here (ZeRO-3).
+    Args:
+        network: whatever has normalised weights.
+        iterations: steps.
+        whole: a context that gives all of a weight of which this rank holds a part.
     """
     norms, weights = [], []
     for layer in network.modules():
@@ -126,16 +139,11 @@ def advance_spectral_norms(network: nn.Module, iterations: int = 1) -> None:
             if isinstance(norm, SpectralNorm):
                 norms.append(norm)
                 weights.append(layer.original)
-    if any(hasattr(weight, "ds_id") for weight in weights):
-        raise ValueError(
-            "spectral normalisation cannot gather the weights of ZeRO stage 3: choose "
-            "--parallel.zero_stage 2, or --parallel.strategy fsdp"
-        )
-    if any(isinstance(weight, DTensor) for weight in weights):
+    # DeepSpeed marks what its stage 3 shards.
+    if any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in weights):
         # One at a time: all of them at once would be the whole network.
         for norm, weight in zip(norms, weights):
-            norm.advance(
-                weight.full_tensor() if isinstance(weight, DTensor) else weight, iterations
-            )
+            with whole(weight) as entire:
+                norm.advance(entire, iterations)
     elif norms:
         SpectralNorm._advance(norms, weights, iterations)

@@ -36,10 +36,16 @@ class VirtualBatchNorm(Fused):
 
     def __init__(self, channels: int, act: str = "linear") -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
         self.act = act
         self.reference = 0
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Begin anew: scales 1, shifts 0."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[R + N, C, ...]` → the same shape."""

@@ -1,7 +1,7 @@
 """ADA's augmentations (Karras et al. 2020, "Training GANs with limited data", appendix B): "bgc".
 
 Pixel blitting, general geometric transformations and colour transformations, each applied to an
-image with probability p. See `augment` for what all augmentations have in common.
+image with probability p, and cutout. See `augment` for what all augmentations have in common.
 """
 
 import math
@@ -12,10 +12,10 @@ from torch import Tensor
 from dgan.objectives.augment import check_numbers, columns, one_of, picked
 from dgan_kernels import upfirdn2d
 
-BLIT, GEOMETRY, COLOR = (3, 4), (5, 6), (5, 5)
+BLIT, GEOMETRY, COLOR, CUTOUT = (3, 4), (5, 6), (5, 5), (1, 2)
 """Of each group, how many transforms and how many parameters they have."""
 
-ADAPTIVE_NUMBERS = sum(BLIT) + sum(GEOMETRY) + sum(COLOR)
+ADAPTIVE_NUMBERS = sum(BLIT) + sum(GEOMETRY) + sum(COLOR) + sum(CUTOUT)
 """Columns of `uniform` in `adaptive_augment`, whichever groups are taken."""
 
 SYM6 = (
@@ -45,9 +45,11 @@ On an image that is turned between the two passes, the difference would show as 
 def adaptive_augment(
     images: Tensor,
     uniform: Tensor,
-    p: Tensor,
+    p: Tensor | float,
     groups: str = "bgc",
     *,
+    color: float = 1.0,
+    cutout: float = 0.0,
     backend: str | None = None,
 ) -> Tensor:
     """Augment images as ADA does, each transform with probability p.
@@ -55,13 +57,15 @@ def adaptive_augment(
     `b`, pixel blitting: mirroring, quarter turns, translation by whole pixels up to an eighth of
     the size. `g`: scaling, rotation before and after anisotropic scaling, translation by
     fractions. `c`: brightness, contrast, luma inversion, hue, saturation. The image goes on
-    beyond its border as its reflection.
+    beyond its border as its reflection. At last, cutout: a square of half the size becomes 0.
 
     Args:
         images: `[N, C, H, H]`, C 1 or 3; grey images have no hue and saturation.
         uniform: `[N, ADAPTIVE_NUMBERS]` in [0, 1).
-        p: a scalar; see `augment.adapted`.
+        p: the probability; as a tensor, a scalar (see `augment.adapted`).
         groups: which of `bgc`; each keeps its numbers whichever others are there.
+        color: the probability of each transform of `c` is this times p.
+        cutout: that of cutout is this times p.
         backend: of the resampling; see `dgan_kernels.upfirdn2d`.
 
     Raises:
@@ -81,15 +85,17 @@ def adaptive_augment(
             f"images are {tuple(images.shape[1:])}; ADA takes square ones of 1 or 3 channels"
         )
     wide = torch.promote_types(images.dtype, torch.float32)
-    blit, geometry, color = uniform.to(wide).split([sum(BLIT), sum(GEOMETRY), sum(COLOR)], dim=1)
-    p = p.to(wide)
+    sizes = [sum(group) for group in (BLIT, GEOMETRY, COLOR, CUTOUT)]
+    blit, geometry, colors, cut = uniform.to(wide).split(sizes, dim=1)
+    # Filled on the device: a copy from the host would wait for all that goes on there.
+    p = p.to(wide) if isinstance(p, Tensor) else uniform.new_full((), p, dtype=wide)
     if "b" in groups:
         images = _blitted(images, blit, p)
     if "g" in groups:
         images = _warped(images, geometry, p, backend)
     if "c" in groups:
-        images = _recolored(images, color, p)
-    return images
+        images = _recolored(images, colors, color * p)
+    return _cut_out(images, cut, cutout * p) if cutout else images
 
 
 def _blitted(x: Tensor, uniform: Tensor, p: Tensor) -> Tensor:
@@ -155,6 +161,16 @@ def _recolored(x: Tensor, uniform: Tensor, p: Tensor) -> Tensor:
     across = (x.roll(1, 1) - x.roll(-1, 1)) / math.sqrt(3)
     turned = hue.cos().to(x.dtype) * chroma + hue.sin().to(x.dtype) * across
     return luma.to(x.dtype) * grey + (contrast * saturation).to(x.dtype) * turned
+
+
+def _cut_out(x: Tensor, uniform: Tensor, p: Tensor) -> Tensor:
+    """Hide a square around a point anywhere in the image; what lies beyond the border is lost."""
+    gates, centres = _gated(uniform, CUTOUT, p)
+    size = x.shape[2]
+    pixels = (torch.arange(size, device=x.device, dtype=uniform.dtype) + 0.5) / size
+    near = [(pixels - centre).abs() < 0.25 for centre in centres]
+    hidden = near[0].mT & near[1] & (gates[0] > 0)
+    return x * ~hidden
 
 
 def _gated(

@@ -1,7 +1,8 @@
 """Gradient penalties, exact, as a function that any training loop can call."""
 
+import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -74,8 +75,10 @@ def gradient_penalty(
 
     The discriminator runs under the caller's autocast. Samples may depend on one another (batch
     normalisation): g is the gradient of the logits' sum. Dropout masks and power iterations are
-    those of one call, and running statistics advance once, whatever the number of passes. Where a
-    gradient is not finite neither is the loss, nor what its backward gives: nothing is hidden.
+    those of one call, and running statistics advance once, whatever the number of passes. Modules
+    that `torch.compile` compiled run as they are written where more than a first derivative is
+    needed. Where a gradient is not finite neither is the loss, nor what its backward gives: nothing
+    is hidden.
 
     Args:
         discriminator: a module (also under DDP or FSDP2), or a function around modules, from `x`
@@ -113,9 +116,10 @@ def gradient_penalty(
     )
     turn_back()
     if method == "forward":
-        logits, tangent = value_and_tangent(
-            discriminator, x, direction, *conditions, backend=backend
-        )
+        with as_written():
+            logits, tangent = value_and_tangent(
+                discriminator, x, direction, *conditions, backend=backend
+            )
     else:
         logits, tangent = _difference(discriminator, x, direction, conditions, step, turn_back)
     surrogate = tangent.to(squares.dtype).sum() / len(x)
@@ -179,7 +183,7 @@ def _double(
 ) -> PenaltyOutput:
     x = x.detach().requires_grad_(True)
     # PyTorch's fused attention has no second derivative.
-    with ExitStack() as stack, sdpa_kernel(SDPBackend.MATH):
+    with ExitStack() as stack, sdpa_kernel(SDPBackend.MATH), as_written():
         for module in modules_of(discriminator):
             if is_engine(module):
                 stack.enter_context(unwrapped(module))
@@ -188,6 +192,13 @@ def _double(
     squares = squared_norm(gradient, backend=backend)
     loss = penalty_of(squares, kind, one_sided)
     return PenaltyOutput(loss, logits, squares.detach().sqrt())
+
+
+def as_written() -> AbstractContextManager[object]:
+    """Where compiled modules run as they are written: compiled code is derived once, in reverse."""
+    if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():
+        return nullcontext()  # nothing is compiled, or the caller's code around this is
+    return torch.compiler.set_stance("force_eager")
 
 
 def input_gradient(

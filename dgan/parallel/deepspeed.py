@@ -101,6 +101,14 @@ class DeepSpeedReplica(Replica):
         """Compute with what was written."""
         publish(self.module, self.zero)
 
+    @contextmanager
+    def whole(self, parameter: nn.Parameter) -> Iterator[Tensor]:
+        """All of a parameter of the module, of which this rank may hold a part; all ranks enter."""
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            yield parameter
+
     def saved(self, name: str, part: Tensor) -> Piece:
         """`part` of the parameter `name`, or of its moments, as a checkpoint takes it."""
         return Piece(self.fragments[name].shape, self.fragments[name].start, part)

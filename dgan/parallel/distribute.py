@@ -3,6 +3,7 @@
 from torch import nn
 
 from dgan.networks.layers import NormAct
+from dgan.parallel.compiled import compile_blocks
 from dgan.parallel.layout import Layout
 from dgan.parallel.recompute import recompute
 from dgan.parallel.replicas import DDPReplica, FSDPReplica, Replica
@@ -14,24 +15,28 @@ def distribute(
 ) -> Replica:
     """Place `module`, which holds the same weights on every rank, as `layout` says.
 
-    `double_backward` says that it is differentiated twice in its own phase.
+    `double_backward` says that it is differentiated twice in its own phase. On one rank `ddp` and
+    `fsdp` without offloading are `single`.
 
     Raises:
         ValueError: the layout does not fit the world. ImportError: DeepSpeed is not installed.
     """
     layout.check(world)
-    if not _is_placed(
-        module, world
-    ):  # fake tensors, of a network that is planned, stay where they are
+    if not _is_placed(module, world):  # fake tensors, of a planned network, stay where they are
         module = module.to(world.device, world.dtype)
-    for part in module.modules():
-        if isinstance(part, NormAct):
-            part.process_group = world.mesh.get_group()
+    if world.size > 1:  # alone, gloo takes a millisecond to find that there is nothing to exchange
+        for part in module.modules():
+            if isinstance(part, NormAct):
+                part.process_group = world.mesh.get_group()
     if layout.activation_checkpointing:
         recompute(module)
-    if layout.strategy == "fsdp":
+    if layout.compile:
+        compile_blocks(module)
+    # One rank has nothing to spread, and FSDP2's hooks cost it up to half of a step.
+    alone = world.size == 1 and not layout.offload
+    if layout.strategy == "fsdp" and not alone:
         return FSDPReplica(module, world, layout, double_backward=double_backward)
-    if layout.strategy == "ddp":
+    if layout.strategy == "ddp" and not alone:
         return DDPReplica(module, world)
     if layout.strategy == "deepspeed":
         from dgan.parallel.deepspeed import DeepSpeedReplica

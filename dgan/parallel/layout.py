@@ -17,6 +17,7 @@ class Layout:
     Attributes:
         strategy: one of `STRATEGIES`.
         activation_checkpointing: compute blocks again in the backward pass.
+        compile: compile blocks; not of deepspeed.
         reshard_after_forward: of FSDP2; False keeps weights gathered until the backward pass, a
             number keeps them spread over so many ranks.
         copies: of FSDP2; so many copies of the network, each sharded over its part of the ranks.
@@ -26,6 +27,7 @@ class Layout:
 
     strategy: str
     activation_checkpointing: bool = False
+    compile: bool = False
     reshard_after_forward: bool | int = True
     copies: int = 1
     offload: bool = False

@@ -97,6 +97,11 @@ class Replica:
     def written(self) -> None:
         """Called after something was written into `weights`."""
 
+    @contextmanager
+    def whole(self, parameter: nn.Parameter) -> Iterator[Tensor]:
+        """All of a parameter of the module, of which this rank may hold a part; all ranks enter."""
+        yield parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
     def saved(self, name: str, part: Tensor) -> Tensor | Piece:
         """`part` of the parameter `name`, or of its moments, as a checkpoint takes it."""
         return part
@@ -212,9 +217,9 @@ class FSDPReplica(Replica):
 
 
 def fresh_moments(like: Tensor) -> dict[str, Tensor]:
-    """Adam's state before its first step."""
+    """The state of a fused Adam before its first step."""
     return {
-        "step": torch.tensor(0.0),
+        "step": torch.tensor(0.0, device=like.device),
         "exp_avg": torch.zeros_like(like),
         "exp_avg_sq": torch.zeros_like(like),
     }

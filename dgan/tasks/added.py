@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from dgan.objectives.augment import DIFF_AUGMENT_NUMBERS, diff_augment
 from dgan.objectives.losses import OverRanks, alone
 from dgan.tasks.penalty import Judge, Side, side_by_side
 
-Network = Callable[..., Tensor]
+Network = Callable[..., Any]
 Terms = dict[str, Tensor]
 """A player's loss under `loss`, and what else is worth logging: scalars, and vectors of which
 `statistics.scalars` makes such, all of them means over the batch."""

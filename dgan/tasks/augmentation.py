@@ -15,7 +15,7 @@ from dgan.objectives.augment import (
 from dgan.objectives.augment_adaptive import ADAPTIVE_NUMBERS, adaptive_augment
 from dgan.schedule import Cosine, constant
 
-Kind = Literal["none", "diff", "ada"]
+Kind = Literal["none", "diff", "ada", "scheduled"]
 
 
 class Augmentation:
@@ -23,10 +23,14 @@ class Augmentation:
 
     Args:
         kind: `diff` (DiffAugment, Zhao et al. 2020), `ada` (adaptive, Karras et al. 2020,
-            "Training GANs with limited data") or `none`.
+            "Training GANs with limited data"), `scheduled` (ADA's transforms, their probability
+            given) or `none`.
         target: of ADA, which adapts its probability until the mean sign of the real images' logits
             is this.
         kimg: of ADA, how many thousand images its probability takes from 0 to 1.
+        probability: of `scheduled`, over images seen, as R3GAN has it (Huang et al. 2024).
+        color: that of transforms of colours, times the probability of the others.
+        cutout: likewise that of cutout.
         noise: standard deviation of instance noise (Sønderby et al. 2017), over images seen.
         backend: of ADA's resampling, as in `adaptive_augment`.
 
@@ -40,12 +44,17 @@ class Augmentation:
         kind: Kind = "none",
         target: float = 0.6,
         kimg: float = 500.0,
+        probability: Cosine | None = None,
+        color: float = 1.0,
+        cutout: float = 0.0,
         noise: Cosine | None = None,
         device: torch.device | None = None,
         backend: str | None = None,
     ) -> None:
         self.backend = backend
         self.kind, self.target, self.kimg = kind, target, kimg
+        self.probability = constant(0.0) if probability is None else probability
+        self.color, self.cutout = color, cutout
         self.noise = constant(0.0) if noise is None else noise
         self.p = torch.zeros((), dtype=torch.float64, device=device)
 
@@ -60,6 +69,8 @@ class Augmentation:
         if self.kind != "none":
             count = DIFF_AUGMENT_NUMBERS if self.kind == "diff" else ADAPTIVE_NUMBERS
             found["uniform"] = draws.uniform(count)
+        if self.kind == "scheduled":
+            found["p"] = self.probability.at(images_seen)
         if (scale := self.noise.at(images_seen)) > 0:
             found |= {"normal": draws.named("noise").noise(shape), "scale": scale}
         return found
@@ -68,8 +79,15 @@ class Augmentation:
         """`images` `[N, C, H, W]`, changed as `numbers` say; differentiable to any order."""
         if self.kind == "diff":
             images = diff_augment(images, numbers["uniform"])
-        elif self.kind == "ada":
-            images = adaptive_augment(images, numbers["uniform"], self.p, backend=self.backend)
+        elif self.kind != "none":
+            images = adaptive_augment(
+                images,
+                numbers["uniform"],
+                numbers.get("p", self.p),
+                color=self.color,
+                cutout=self.cutout,
+                backend=self.backend,
+            )
         if "normal" in numbers:
             images = instance_noise(images, numbers["normal"], numbers["scale"])
         return images

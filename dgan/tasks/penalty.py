@@ -52,6 +52,16 @@ class Penalty:
         """Whether the discriminator is differentiated twice at any time of the run."""
         return self.gamma.start > 0 or self.gamma.end > 0
 
+    @property
+    def differentiates_twice(self) -> bool:
+        """Whether autograd differentiates the discriminator twice, which sharding must know."""
+        return self.is_taken and self.method == "double"
+
+    @property
+    def has_exact_gradient(self) -> bool:
+        """Whether it is ever taken, and not by a central difference, which is an approximation."""
+        return self.is_taken and self.method != "difference"
+
     def weight(self, step: int, images_seen: int) -> float:
         """What the penalty of this step (from 1) is multiplied by; 0: it is not taken."""
         due = (step - 1) % self.every == 0

@@ -16,9 +16,10 @@ from dgan.tasks.balance import Balance
 from dgan.tasks.features import features_layer, features_of
 from dgan.tasks.penalty import Judge, Penalty, Side, side_by_side
 from dgan.tasks.statistics import accuracy, moments
+from dgan.tasks.task import Task
 
 
-class Synthesis:
+class Synthesis(Task):
     """Both players' losses on a batch of real samples.
 
     Args:
@@ -81,6 +82,7 @@ class Synthesis:
             backend=penalty.backend, device=device,
         )  # fmt: skip
         self.balance = balance or Balance()
+        self.differentiates_twice = penalty.differentiates_twice
         self.memory = {"p": self.augmentation.p, **self.added.memory, **self.balance.memory}
 
     def check(self, discriminator: Network, batch: dict[str, Any]) -> float | None:
@@ -89,8 +91,7 @@ class Synthesis:
         Raises:
             ArithmeticError: it is too large; see `dgan.check_penalty`.
         """
-        # A central difference is an approximation, and said to be one.
-        if not self.penalty.is_taken or self.penalty.method == "difference":
+        if not self.penalty.has_exact_gradient:
             return None
         return check_penalty(
             discriminator, batch[self.sample], self._labels(batch), kind=self.penalty.kind,

@@ -138,8 +138,8 @@ def _four_dimensional(x: Tensor) -> Tensor:
     return x.flatten(0, -4) if x.ndim > 4 else x[(None,) * (4 - x.ndim)]
 
 
-def _run(inputs: Any, scale: float, is_causal: bool, triton: bool) -> tuple[Tensor, ...]:
-    """Return O and Ȯ; from Triton also lse and μ, the row statistics its backward pass needs."""
+def _run(inputs: Any, scale: float, is_causal: bool, triton: bool) -> tuple[Any, ...]:
+    """Return O and Ȯ, and what else the backward pass takes; from Triton the rows' lse and μ."""
     if triton and kernels is not None:
         return kernels.forward(inputs, scale, is_causal)
     return reference.forward(inputs, scale, is_causal)
@@ -150,18 +150,21 @@ def _run_backward(
 ) -> list[Tensor | None]:
     if triton and kernels is not None:
         return kernels.backward(g, h, inputs, kept, scale, is_causal)
-    return reference.backward(g, h, inputs, scale, is_causal)
+    return reference.backward(g, h, inputs, kept, scale, is_causal)
 
 
 class AttentionJvp(Function):
-    """Both outputs; keeps the inputs and, of Triton, all that `_run` gave."""
+    """Both outputs; keeps the inputs, and of what `_run` gave what the backward pass takes."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         """Six tensors, scale, is_causal and triton to O and Ȯ."""
         inputs, ctx.constants = args[:6], args[6:]
         results = _run(inputs, *ctx.constants)
-        ctx.save_for_backward(*inputs, *(results if ctx.constants[-1] else ()))
+        triton = ctx.constants[-1]
+        ctx.save_for_backward(
+            *inputs, *(results if triton and kernels is not None else results[2:])
+        )
         return results[0], results[1]
 
     @staticmethod

@@ -11,10 +11,11 @@ and for cotangents G of O and H of Ȯ, with E = HVᵀ:
     dQ = a(dS K + dṠ K̇)  dK = a(dSᵀQ + dṠᵀQ̇)      dV = PᵀG + J(Ṡ)ᵀH
     dQ̇ = a dṠ K          dK̇ = a dṠᵀQ              dV̇ = PᵀH
 
-A row of a block is whole, so the backward pass takes its softmax anew and keeps the inputs alone.
+A row of a block is whole, so the backward pass takes its softmax anew and keeps the inputs alone;
+P and Ṗ too where there is but one block, whose size is bounded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -28,23 +29,33 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | No
 """Query, key, value and their tangents, each [N, heads, length, d]."""
 
 
-def forward(inputs: Inputs, scale: float, is_causal: bool) -> tuple[Tensor, Tensor]:
-    """Return O and Ȯ, for 4-dimensional inputs."""
+def forward(inputs: Inputs, scale: float, is_causal: bool) -> tuple[Tensor | None, ...]:
+    """Return O and Ȯ, for 4-dimensional inputs, and what `backward` would compute again."""
+    kept: tuple[Tensor | None, ...] = ()
     query, flat = inputs[0], _flat(inputs)
     output, moved = (torch.empty_like(flat[0], dtype=query.dtype) for _ in range(2))
     with torch.autocast(query.device.type, enabled=False):
-        for rows, keys in _blocks(flat, is_causal):
+        for rows, keys in (blocks := list(_blocks(flat, is_causal))):
             q, k, v, qt, kt, vt = _part(flat, rows, keys)
             p, pt = _weights(q, k, qt, kt, scale, rows, is_causal)
+            kept = (p, pt) if len(blocks) == 1 else ()
             output[:, rows] = p @ v
             moved[:, rows] = _sum(_times(pt, v), _times(p, vt), like=q)
-    return output.view(query.shape), moved.view(query.shape)
+    return output.view(query.shape), moved.view(query.shape), *kept
 
 
 def backward(
-    grad: Tensor, grad_moved: Tensor, inputs: Inputs, scale: float, is_causal: bool
+    grad: Tensor,
+    grad_moved: Tensor,
+    inputs: Inputs,
+    kept: tuple[Tensor | None, ...],
+    scale: float,
+    is_causal: bool,
 ) -> list[Tensor | None]:
-    """Return dQ, dK, dV, dQ̇, dK̇, dV̇ for the cotangents ``grad`` of O and ``grad_moved`` of Ȯ."""
+    """Return dQ, dK, dV, dQ̇, dK̇, dV̇ for the cotangents ``grad`` of O and ``grad_moved`` of Ȯ.
+
+    ``kept`` is what `forward` returned beside them.
+    """
     flat = _flat(inputs)
     grads = [None if x is None else torch.zeros_like(x) for x in flat]
     cotangents = [x.reshape(flat[0].shape) for x in (grad, grad_moved)]
@@ -52,18 +63,26 @@ def backward(
         for rows, keys in _blocks(flat, is_causal):
             g, h = (_wide(x[:, rows]) for x in cotangents)
             block, to_block = (_part(x, rows, keys) for x in (flat, grads))
-            _block_backward(g, h, block, to_block, scale, rows, is_causal)
+            q, k, _, qt, kt, _ = block
+            weights = kept or _weights(q, k, qt, kt, scale, rows, is_causal)
+            _block_backward(g, h, block, to_block, weights, scale)
     pairs = zip(grads, inputs)
     return [None if d is None or x is None else d.to(x.dtype).view(x.shape) for d, x in pairs]
 
 
 def _block_backward(
-    g: Tensor, h: Tensor, block: list, to_block: list, scale: float, rows: slice, is_causal: bool
+    g: Tensor,
+    h: Tensor,
+    block: list,
+    to_block: list,
+    weights: Sequence[Tensor | None],
+    scale: float,
 ) -> None:
     """Add what these rows send back to ``to_block``: views of dQ, dK, dV, dQ̇, dK̇, dV̇."""
     q, k, v, qt, kt, vt = block
     dq, dk, dv, dqt, dkt, dvt = to_block
-    p, pt = _weights(q, k, qt, kt, scale, rows, is_causal)
+    p, pt = weights
+    assert p is not None
     dv.baddbmm_(p.mT, g)
     ds = g @ v.mT  # first GVᵀ + HV̇ᵀ, the cotangent of P
     if vt is not None:

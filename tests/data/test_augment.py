@@ -156,7 +156,7 @@ def test_what_cannot_be_cropped(tmp_path, pictures):
     with pytest.raises(ValueError, match="needs a resolution"):
         ShardStream(pictures, batch_size=4, crop="random")
     dataset = ShardDataset(pictures, resolution=16, crop="random")
-    with pytest.raises(ValueError, match="crop and cache: ask the ShardDataset"):
+    with pytest.raises(ValueError, match="resize and cache: ask the ShardDataset"):
         ShardStream(dataset, batch_size=4, crop="window")
     shard = write_tar(tmp_path / "x.tar", [("odd.png", png(np.zeros((30, 12))))])
     with (

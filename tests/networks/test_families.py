@@ -61,10 +61,11 @@ def test_every_pair_for_images_is_here() -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - OPTIONS.keys() - {"points"}))
-def test_a_judge_alone_is_no_generator(family: str) -> None:
+def test_a_network_alone_has_no_other(family: str) -> None:
     sizes = {"resolution": 16, "channels": 3, "classes": 0}
-    with pytest.raises(ValueError, match=f"the family '{family}' has no generator; choose from"):
-        build("generator", family, seed=0, **sizes)
+    lacking = "discriminator" if "generator" in FAMILIES[family] else "generator"
+    with pytest.raises(ValueError, match=f"the family '{family}' has no {lacking}; choose from"):
+        build(lacking, family, seed=0, **sizes)
 
 
 @pytest.mark.parametrize("classes", [0, 4])

@@ -9,17 +9,31 @@ import torch
 from torch import nn
 
 from dgan.networks.biggan import BigGANDiscriminator, BigGANGenerator
+from dgan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
+from dgan.networks.mlp import MLPDiscriminator, MLPGenerator
 from dgan.networks.network import Network
+from dgan.networks.r3gan import R3GANDiscriminator, R3GANGenerator
 from dgan.networks.residual import SNGANDiscriminator, SNGANGenerator
+from dgan.networks.stylegan2 import StyleGAN2Generator
+from dgan.networks.stylegan2_discriminator import StyleGAN2Discriminator
 from dgan.networks.transformer import TransformerDiscriminator, TransformerGenerator
 
 SIZES: dict[str, Any] = {"resolution": 16, "channels": 3, "classes": 4}
 TOKENS = {"width": 8, "depth": 2, "heads": 2, "patch": 4}
+BLOCKS = {"widths": (8, 6, 4), "blocks": (1, 2, 1), "groups": (4, 3, 2)}
 NETWORKS: list[tuple[type[Network], dict[str, Any]]] = [
     (SNGANGenerator, {"widths": (8, 6, 4)}),
     (SNGANDiscriminator, {"widths": (8, 6, 4)}),
     (BigGANGenerator, {"widths": (8, 6, 4), "attention": 8}),
     (BigGANDiscriminator, {"widths": (8, 6, 4), "attention": 8}),
+    (R3GANGenerator, BLOCKS),
+    (R3GANDiscriminator, BLOCKS),
+    (StyleGAN2Generator, {"widths": (8, 6, 4), "z_dim": 8, "w_dim": 5, "mapping_layers": 2}),
+    (StyleGAN2Discriminator, {"widths": (8, 6, 4)}),
+    (DCGANGenerator, {"widths": (8, 6)}),
+    (DCGANDiscriminator, {"widths": (8, 6)}),
+    (MLPGenerator, {"widths": (8, 6)}),
+    (MLPDiscriminator, {"widths": (8, 6)}),
     (TransformerGenerator, TOKENS),
     (TransformerDiscriminator, TOKENS),
 ]

@@ -88,13 +88,14 @@ def test_generator_formula(classes: int, training: bool) -> None:
     torch.testing.assert_close(generator.train(training)(z, labels), expected, **EXACT)
 
 
-@pytest.mark.parametrize("spectral", [True, False])
+@pytest.mark.parametrize(("spectral", "pool"), [(True, "sum"), (False, "sum"), (False, "mean")])
 @pytest.mark.parametrize("classes", [0, 4])
-def test_discriminator_formula(classes: int, spectral: bool) -> None:
+def test_discriminator_formula(classes: int, spectral: bool, pool: str) -> None:
     """The first block halves; the other two stay at 8×8, of which the last keeps its width."""
     discriminator = SNGANDiscriminator(
-        resolution=16, channels=2, classes=classes, widths=(6, 6, 4), smallest=8, spectral=spectral
-    )
+        resolution=16, channels=2, classes=classes, widths=(6, 6, 4), smallest=8,
+        spectral=spectral, pool=pool,
+    )  # fmt: skip
     w = scrambled(discriminator)
     x, labels = numbers(3, 2, 16, 16), torch.tensor([2, 0, 1]) if classes else None
     images = x
@@ -106,7 +107,7 @@ def test_discriminator_formula(classes: int, spectral: bool) -> None:
     x = halved(h + conv(x, w, "stages.0.skip"))
     x = conv(act(x.relu(), "stages.1"), w, "stages.1.conv2") + conv(x, w, "stages.1.skip")
     x = conv(act(x.relu(), "stages.2"), w, "stages.2.conv2") + x
-    features = x.relu().sum((2, 3))
+    features = x.relu().sum((2, 3)) / (64 if pool == "mean" else 1)
     expected = features @ w["head.linear.weight"][0] + w["head.linear.bias"]
     if classes:
         expected = expected + (features * w["head.embedding.weight"][labels]).sum(1)
@@ -223,6 +224,7 @@ def test_penalties_equal_finite_differences(kind: Any, method: Any) -> None:
         (SNGANDiscriminator, {"widths": (8,)}, "SNGANDiscriminator at resolution 16 needs 3 wid"),
         (SNGANDiscriminator, {"smallest": 2}, "cannot stop halving at 2.*one of 4, 8, 16"),
         (SNGANDiscriminator, {"smallest": 12}, "cannot stop halving at 12.*one of 4, 8, 16"),
+        (SNGANDiscriminator, {"pool": "max"}, "pool 'max' is not known: choose from sum, mean"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(

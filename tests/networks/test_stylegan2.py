@@ -87,7 +87,7 @@ def test_generator_formula(classes: int) -> None:
     for layer in range(2):
         latent = leaky(linear(latent, w, f"mapping.layers.{layer}", rate=0.01))
     seeds = seeds_from_latents(z)
-    x, image = w["constant"].expand(3, -1, -1, -1), torch.zeros(1, dtype=torch.float64)
+    x, image = w["constant.value"].expand(3, -1, -1, -1), torch.zeros(1, dtype=torch.float64)
     for level in range(3):
         stage = f"stages.{level}"
         if level:
@@ -106,9 +106,11 @@ def conv(x: Tensor, w: dict[str, Tensor], name: str, padding: int = 0, stride: i
     return F.conv2d(x, weight / scale, padding=padding, stride=stride)
 
 
-@pytest.mark.parametrize("classes", [0, 3])
-def test_discriminator_formula(classes: int) -> None:
-    discriminator, w = network("discriminator", classes=classes, group_size=2)
+@pytest.mark.parametrize(("classes", "residual"), [(0, True), (3, True), (3, False)])
+@pytest.mark.parametrize("mapping_layers", [0, 2])
+def test_discriminator_formula(classes: int, residual: bool, mapping_layers: int) -> None:
+    options = {"residual": residual, "mapping_layers": mapping_layers}
+    discriminator, w = network("discriminator", classes=classes, group_size=2, **options)
     images = numbers(4, 2, 16, 16)
     labels = torch.tensor([2, 0, 1, 1]) if classes else None
 
@@ -121,6 +123,9 @@ def test_discriminator_formula(classes: int) -> None:
         y = leaky(conv(x, w, f"{stage}.conv1", padding=1) + bias(f"{stage}.conv1"))
         y = conv(smooth(y, (2, 2, 2, 2)), w, f"{stage}.conv2", stride=2)
         y = leaky(y + bias(f"{stage}.conv2"))
+        if not residual:
+            x = y
+            continue
         skip = conv(smooth(x, (1, 1, 1, 1))[..., ::2, ::2], w, f"{stage}.skip")
         x = (y + skip) / math.sqrt(2)
     # Samples 0 and 1 are a group, and 2 and 3.
@@ -130,7 +135,15 @@ def test_discriminator_formula(classes: int) -> None:
     x = conv(torch.cat([x, extra], 1), w, "head.conv", padding=1) + bias("head.conv")
     x = linear(leaky(x).flatten(1), w, "head.hidden")
     x = linear(leaky(x), w, "head.out")
-    expected = (x * w["embedding.weight"][labels]).sum(1) if classes else x[:, 0]
+    if not classes:
+        expected = x[:, 0]
+    elif not mapping_layers:
+        expected = (x * w["embedding.weight"][labels]).sum(1)
+    else:
+        mapped = unit(w["mapping.embedding.weight"][labels])
+        for layer in range(mapping_layers):
+            mapped = leaky(linear(mapped, w, f"mapping.layers.{layer}", rate=0.01))
+        expected = (x * mapped).sum(1) / math.sqrt(WIDTHS[0])
     torch.testing.assert_close(discriminator(images, labels), expected, **EXACT)
 
 
@@ -186,6 +199,7 @@ def test_a_rate_slows_a_layer_down() -> None:
     [
         ("generator", {"mapping_layers": 0}, "mapping_layers must be at least 1, got 0"),
         ("discriminator", {"group_size": 0}, "group_size must be at least 1, got 0"),
+        ("discriminator", {"mapping_layers": -1}, "mapping_layers must be at least 0, got -1"),
         ("generator", {"widths": (4, 4)}, "StyleGAN2Generator at resolution 16 needs 3 widths"),
         ("discriminator", {"resolution": 12}, "StyleGAN2Discriminator cannot make resolution 12"),
     ],

@@ -23,6 +23,7 @@ from dgan.objectives.augment_adaptive import (
     BLIT,
     CENTRE,
     COLOR,
+    CUTOUT,
     DELAY,
     GEOMETRY,
     SYM6,
@@ -56,13 +57,14 @@ def diff(**values: float) -> Tensor:
 def ada(**values: float) -> Tensor:
     """One row of ADA's numbers, all gates shut but those of the transforms that are named."""
     gates = ["flip", "turn", "shift"], ["scale", "before", "stretch", "after", "move"]
-    gates += (["brightness", "contrast", "invert", "hue", "saturation"],)
+    gates += ["brightness", "contrast", "invert", "hue", "saturation"], ["cut"]
     own = ["flip", "turn", "down", "right"], ["scale", "before", "stretch", "after", "y", "x"]
-    own += (gates[2],)
+    own += gates[2], ["row", "column"]
     of = {"down": "shift", "right": "shift", "y": "move", "x": "move"}
+    of |= {"row": "cut", "column": "cut"}
     opened = {of.get(name, name) for name in values}
     row: list[float] = []
-    for names, parameters, sizes in zip(gates, own, (BLIT, GEOMETRY, COLOR)):
+    for names, parameters, sizes in zip(gates, own, (BLIT, GEOMETRY, COLOR, CUTOUT)):
         assert (len(names), len(parameters)) == sizes
         row += [ALWAYS if name in opened else NEVER for name in names]
         row += [values.get(name, STILL) for name in parameters]
@@ -269,6 +271,30 @@ def test_ada_colors() -> None:
         torch.testing.assert_close(grey, wanted[:, :1], rtol=1e-7, atol=1e-7)
 
 
+def test_ada_cuts_out_half_the_size_around_a_point() -> None:
+    """Pixel i of 8 lies at (i + ½)/8; those nearer than ¼ to the point are 0 both ways."""
+    x = images(1)
+    for row, rows in ((0.5, slice(2, 6)), (0.0, slice(0, 2)), (0.95, slice(6, 8))):
+        found = adaptive_augment(x, ada(row=row, column=0.3), P, cutout=1.0)
+        expected = x.clone()
+        expected[:, :, rows, :4] = 0
+        torch.testing.assert_close(found, expected, **EXACT)
+    torch.testing.assert_close(adaptive_augment(x, ada(row=0.5), P), x, **EXACT)
+
+
+def test_colors_and_cutout_have_chances_of_their_own() -> None:
+    x = torch.linspace(-1, 1, 48).view(1, 3, 4, 4).expand(3000, -1, -1, -1)
+    u = uniform(3000, ADAPTIVE_NUMBERS, seed=3)
+    cut = adaptive_augment(x, u, 0.8, "g", cutout=0.25)
+    plain = adaptive_augment(x, u, 0.8, "g")
+    assert (cut != plain).flatten(1).any(1).float().mean().item() == pytest.approx(0.2, abs=0.03)
+    # Each transform of colour but luma inversion, half of which does nothing, is seen.
+    u[:, sum(BLIT) + sum(GEOMETRY) + 2] = NEVER
+    change = adaptive_augment(x, u, 0.8, "c", color=0.5) - x
+    colored = (change.abs() > 1e-4).flatten(1).any(1)
+    assert colored.float().mean().item() == pytest.approx(1 - 0.6**4, abs=0.03)
+
+
 def test_without_a_chance_nothing_happens() -> None:
     x, u = images(), uniform(5, ADAPTIVE_NUMBERS)
     torch.testing.assert_close(adaptive_augment(x, u, torch.tensor(0.0)), x, rtol=0, atol=1e-15)
@@ -287,6 +313,7 @@ def test_each_transform_falls_on_a_share_of_the_images(chance: float) -> None:
 AUGMENTS: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
     "diff": (DIFF_AUGMENT_NUMBERS, diff_augment),
     "ada": (ADAPTIVE_NUMBERS, lambda x, u: adaptive_augment(x, u, torch.tensor(0.8))),
+    "scheduled": (ADAPTIVE_NUMBERS, lambda x, u: adaptive_augment(x, u, 0.7, cutout=0.9)),
 }
 
 

@@ -275,6 +275,23 @@ def test_a_penalty_goes_through_the_augmentation_or_is_taken_behind_it() -> None
     assert not torch.allclose(*expected.values(), rtol=1e-3)
 
 
+def test_a_scheduled_probability_follows_the_images_seen() -> None:
+    """Halfway through half a cosine from 0.2 to 0.6: 0.4; nothing that is logged moves it."""
+    schedule = Cosine(start=0.2, end=0.6, kimg=0.1)
+    augmentation = Augmentation(kind="scheduled", probability=schedule, color=0.5, cutout=0.9)
+    objective = task("hinge", classes=0, augmentation=augmentation)
+    generator, discriminator = pair("mlp", 0)
+    uniform = DRAWS.named("augment real").uniform(ADAPTIVE_NUMBERS)
+    objective.after_discriminator({"real_signs": 1.0}, images=100)
+    for seen, p in ((0, 0.2), (50, 0.4), (100, 0.6)):
+        changed = adaptive_augment(BATCH["image"], uniform, p, color=0.5, cutout=0.9)
+        terms = objective.discriminator_loss(discriminator, generator, BATCH, DRAWS, seen)
+        torch.testing.assert_close(
+            terms["real_logits"], discriminator(changed).mean(), **EXACT, msg=str(seen)
+        )
+    assert objective.memory["p"].item() == 0
+
+
 def test_ada_and_lecam_follow_what_the_discriminator_says() -> None:
     augmentation = Augmentation(kind="ada", target=0.6, kimg=1.0)
     objective = task(

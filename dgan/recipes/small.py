@@ -1,13 +1,6 @@
-"""Ready recipes: functions that return a complete configuration.
+"""Recipes for machines without a GPU."""
 
-Each docstring says what the recipe costs, on what, and what score to expect.
-"""
-
-import importlib
-import inspect
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from dgan.config import (
     Average,
@@ -20,20 +13,9 @@ from dgan.config import (
     Samples,
     Task,
     Train,
-    nearest,
 )
-from dgan.recipe_file import from_toml
+from dgan.recipes.r3gan import r3gan_player
 from dgan.schedule import Cosine, constant
-
-
-def _r3gan(shape: dict[str, tuple[int, ...]], learning_rate: Cosine) -> Player:
-    """Either player, with the paper's β₂ over the images that the learning rate falls over."""
-    return Player(
-        network="r3gan",
-        options=dict(shape),
-        learning_rate=learning_rate,
-        beta2=Cosine(start=0.9, end=0.99, kimg=learning_rate.kimg),
-    )
 
 
 def digits() -> Recipe:
@@ -46,7 +28,7 @@ def digits() -> Recipe:
     """
     shape = {"widths": (64, 48), "blocks": (1, 1), "groups": (8, 6)}
     length = 900 * 64 / 1000
-    player = _r3gan(shape, Cosine(start=1e-3, end=1e-4, kimg=length))
+    player = r3gan_player(shape, Cosine(start=1e-3, end=1e-4, kimg=length))
     return Recipe(
         name="digits",
         data=Data(shards="data/digits/train-*.tar", resolution=8, channels=1, classes=10),
@@ -102,7 +84,7 @@ def mnist() -> Recipe:
     """
     shape = {"widths": (96, 64, 32, 16), "blocks": (1, 1, 1, 1), "groups": (12, 8, 4, 2)}
     length = 1600 * 64 / 1000
-    player = _r3gan(shape, Cosine(start=1e-3, end=1e-4, kimg=length))
+    player = r3gan_player(shape, Cosine(start=1e-3, end=1e-4, kimg=length))
     return Recipe(
         name="mnist",
         data=Data(shards="data/mnist/train-*.tar", resolution=32, channels=1, classes=10),
@@ -169,71 +151,3 @@ def stacked_mnist() -> Recipe:
             every=2000, samples=26_000, features="stacked:runs/mnist/classifier.safetensors"
         ),
     )
-
-
-def cifar10_r3gan() -> Recipe:
-    """CIFAR-10 at 32×32, unconditional, as published for R3GAN (Huang et al. 2024, appendix D).
-
-    Data: `dgan data pack FOLDER data/cifar10`, FOLDER holding the original python batches.
-    Cost: 200 million images, 390,625 steps: days on eight GPUs. Not run by us at full size.
-    Score: published as FID 1.96 (Inception, 50,000 samples) with the paper's augmentation, which
-    dgan does not have yet: expect worse.
-    """
-    stages = 4
-    shape = {"widths": (768,) * stages, "blocks": (2,) * stages, "groups": (96,) * stages}
-    length = 20_000.0
-    player = _r3gan(shape, Cosine(start=2e-4, end=5e-5, kimg=length))
-    return Recipe(
-        name="cifar10-r3gan",
-        data=Data(shards="data/cifar10/train-*.tar", resolution=32, channels=3, flip=True),
-        generator=replace(player, options={"z_dim": 64, **shape}),
-        discriminator=player,
-        train=Train(steps=200_000_000 // 512, batch_size=512, log_every=50),
-        penalty=Penalty(gamma=Cosine(start=0.05, end=0.005, kimg=length)),
-        average=Average(half_life_kimg=Cosine(start=0.0, end=5000.0, kimg=length)),
-        checkpoint=Checkpoint(every=5000),
-        samples=Samples(every=1000, count=100),
-        evaluation=Evaluation(every=10_000, samples=50_000),
-    )
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    "digits": digits,
-    "digits-stylegan2": digits_stylegan2,
-    "mnist": mnist,
-    "fashion-mnist": fashion_mnist,
-    "stacked-mnist": stacked_mnist,
-    "cifar10-r3gan": cifar10_r3gan,
-}
-
-
-def find(name: str) -> Recipe:
-    """The recipe that `name` means: a name, an import path, a `recipe.toml` or a run's directory.
-
-    Raises:
-        ValueError: there is no such recipe; FileNotFoundError: no such file.
-    """
-    if name in RECIPES:
-        return RECIPES[name]()
-    path = Path(name)
-    if path.suffix == ".toml" or path.is_dir():
-        return from_toml(path / "recipe.toml" if path.is_dir() else path)
-    module, separator, function = name.partition(":")
-    if not separator:
-        raise ValueError(
-            f"there is no recipe {name!r} (one of `dgan recipes`, an import path "
-            f"mypackage.recipes:mine, or a run's recipe.toml); {nearest(name, list(RECIPES))}"
-        )
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, TypeError) as error:  # TypeError: a relative path
-        raise ValueError(f"the recipe {name!r} cannot be imported: {error}") from error
-    recipe = make()
-    if not isinstance(recipe, Recipe):
-        raise ValueError(f"{name} returned {type(recipe).__name__}, not a dgan.config.Recipe")
-    return recipe
-
-
-def describe() -> dict[str, str]:
-    """Each recipe's docstring."""
-    return {name: inspect.getdoc(function) or "" for name, function in RECIPES.items()}

@@ -1,0 +1,1 @@
+"""Looking inside a trained generator: walks, truncation, nearest real images, projection."""
