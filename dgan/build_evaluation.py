@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Protocol
 
+from dgan.clips import Clips
 from dgan.config import Recipe
 from dgan.data import ShardDataset, ShardStream
 from dgan.data.location import redact
@@ -12,7 +13,7 @@ from dgan.data.unpaired import UnpairedDataset
 from dgan.evaluation import Evaluator, find_features
 from dgan.laboratory.evaluator import PointEvaluator
 from dgan.metrics import open_features
-from dgan.opening import Stream, open_images, open_pairs, open_unpaired
+from dgan.opening import Stream, open_images, open_pairs, open_unpaired, picture_of
 from dgan.parallel.world import World
 from dgan.pictures import Cycles, Images, Pairs, Pictures, Points
 from dgan.run import Run
@@ -43,8 +44,16 @@ def build_pictures(recipe: Recipe, stream: Stream, z_dim: int, world: World) -> 
             source = recipe.data.source
             return Pairs(dataset, source=source, count=count, z_dim=z_dim, seed=seed, world=world)
     assert isinstance(stream, ShardStream), "of images"
-    classes = recipe.data.classes
-    return Images(stream, count=count, classes=classes, z_dim=z_dim, seed=seed, world=world)
+    options: dict[str, Any] = {
+        "count": count,
+        "classes": recipe.data.classes,
+        "z_dim": z_dim,
+        "seed": seed,
+        "world": world,
+    }
+    if recipe.data.kind == "audio":
+        return Clips(stream, **options, picture=picture_of(recipe), rate=recipe.data.rate)
+    return Images(stream, **options)
 
 
 def open_translated(
@@ -84,6 +93,7 @@ def build_evaluator(recipe: Recipe, stream: Stream, world: World, run: Run) -> S
             seed=recipe.train.seed,
             cache=run.directory / "classifier.safetensors",
             world=world,
+            picture=picture_of(recipe),
         )
         run.say(f"evaluation features: {features.name}")
         evaluator = Evaluator(
@@ -97,6 +107,7 @@ def build_evaluator(recipe: Recipe, stream: Stream, world: World, run: Run) -> S
             metrics=plan.metrics,
             real_samples=plan.real_samples,
             shards=redact(str(plan.shards or recipe.data.shards)),
+            picture=picture_of(recipe),
         )
     _require_best(recipe, evaluator.scores)
     return evaluator

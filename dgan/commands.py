@@ -53,7 +53,7 @@ def evaluate(
 
     from dgan.data.location import redact
     from dgan.evaluation import Evaluator, find_features
-    from dgan.opening import open_images
+    from dgan.opening import open_images, picture_of
     from dgan.parallel.world import launch
     from dgan.trained import load_run
 
@@ -87,7 +87,14 @@ def evaluate(
     ):
         evaluator = Evaluator(
             dataset,
-            find_features(named, training, seed=recipe.train.seed, cache=cache, world=world),
+            find_features(
+                named,
+                training,
+                seed=recipe.train.seed,
+                cache=cache,
+                world=world,
+                picture=picture_of(recipe),
+            ),
             samples=samples or recipe.evaluation.samples,
             # As in training: the score of a step is then the same number.
             batch_size=min(recipe.train.batch_size, 256),
@@ -98,6 +105,7 @@ def evaluate(
             real_samples=(recipe.evaluation.real_samples if real_samples is None else real_samples),
             shards=redact(str(compared)),
             validation=others,
+            picture=picture_of(recipe),
         )
         scores = evaluator(trained.network.to(world.device), trained.z_dim)
         if world.is_first:

@@ -61,9 +61,10 @@ class Data:
     """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`, also
     of `https://`, `s3://` and `gs://` addresses; or several of these. Commands (`pipe:`) are
     never run."""
-    kind: Literal["images", "stacked", "latents", "points", "pairs", "unpaired"] = "images"
+    kind: Literal["images", "stacked", "latents", "audio", "points", "pairs", "unpaired"] = "images"
     """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `latents`:
-    the `.npy` of each sample, floating `[channels, resolution, resolution]`. `points`: of the toy
+    the `.npy` of each sample, floating `[channels, resolution, resolution]`. `audio`: the `.wav` or
+    `.flac` of each, `resolution` samples of each of its `channels`. `points`: of the toy
     that `shards` names, `ring`, `grid` or `swissroll`. `pairs`: images `a` and `b` of each sample,
     cropped and mirrored alike. `unpaired`: images of two entries of `shards`, or the halves of one
     of pairs, each half shuffled by itself."""
@@ -81,10 +82,15 @@ class Data:
     crop: Literal["none", "centre", "random", "window"] = "none"
     """Of images of another size: the largest square, from the centre or anywhere, resized to
     `resolution`; or a window of just that many pixels. Drawn by (seed, position) like `flip`;
-    evaluation takes the centre. `none` refuses them."""
+    evaluation takes the centre. `none` refuses them. Audio: `centre` or `window` cuts longer clips,
+    and puts shorter ones into silence."""
     resize: int = 0
     """Above 0, of crop `random`: the shorter side is first resized to this many pixels, and
     `resolution` of them are cut from anywhere (pix2pix: 286 for 256); evaluation cuts nothing."""
+    rate: int = 0
+    """audio: samples a second; a clip of another rate is an error."""
+    peak: float = 0.0
+    """audio: above 0, each clip is scaled so that its largest magnitude is this."""
     workers: int = 1
     """Decoding threads of each rank; 0 decodes in the training thread."""
     cache: str = ""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.waveforms import AudioDataset
 from dgan.draws import Draws, generator
 from dgan.metrics import (
     ClassifierFeatures,
@@ -27,12 +28,30 @@ from dgan.scores import ALL, METRICS, require_metrics
 Synthesise = Callable[[Tensor, Tensor | None], Tensor]
 """Latents `[N, z_dim]` and labels int64 `[N]` or None → images `[N, C, H, W]` in [−1, 1]."""
 
+Picture = Callable[[Tensor], Tensor]
+"""Samples, uint8 or floating, → uint8 `[N, 1 or 3, H, W]`, each sample by itself."""
+
 LEAST = {"fid": 2, "kid": 4, "manifold": 6, "classifier_score": 10, "intra_fid": 2, "parzen": 2}
 """Samples that each metric takes."""
 
 
+def visible(samples: Tensor) -> Tensor:
+    """uint8 `[N, 1 or 3, H, W]`: images in [−1, 1], or of latents the first channels, to ±3."""
+    if samples.dtype == torch.uint8:
+        return samples
+    if samples.shape[1] in (1, 3):
+        return to_uint8(samples)
+    return to_uint8(samples[:, : 3 if samples.shape[1] > 3 else 1] / 3)
+
+
 def find_features(
-    spec: str, dataset: ShardDataset | None, *, seed: int, cache: Path, world: World
+    spec: str,
+    dataset: ShardDataset | None,
+    *,
+    seed: int,
+    cache: Path,
+    world: World,
+    picture: Picture = visible,
 ) -> Features:
     """The features that `spec` names; `auto` is a classifier trained on the shards' own labels.
 
@@ -45,6 +64,7 @@ def find_features(
         seed: of the classifier.
         cache: its file.
         world: every rank calls this.
+        picture: what it sees of a sample.
 
     Raises:
         ValueError: `auto` on shards without labels, or an unknown `spec`.
@@ -59,7 +79,7 @@ def find_features(
     if world.is_first and not cache.exists():
         assert dataset is not None
         stream = ShardStream(dataset, batch_size=min(64, len(dataset)), seed=seed, workers=0)
-        batches = ((batch["image"], batch["label"]) for batch in stream)
+        batches = ((picture(batch["image"]), batch["label"]) for batch in stream)
         classifier = train_classifier(
             batches,
             num_classes=dataset.num_classes,
@@ -92,6 +112,7 @@ class Evaluator:
             many as `samples`, or all if there are fewer. The other metrics take all.
         shards: what the data set is called in every output.
         validation: other real images, on which `parzen` chooses its bandwidth.
+        picture: what the features see of a sample.
 
     Raises:
         ValueError: a metric that is not possible here, more real samples than there are, too few of
@@ -112,10 +133,11 @@ class Evaluator:
         real_samples: int = 0,
         shards: str = "",
         validation: ShardDataset | None = None,
+        picture: Picture = visible,
     ) -> None:
         self.features, self.world = features, world
         self.samples, self.seed, self.classes = samples, seed, classes
-        self.batch_size = batch_size
+        self.batch_size, self.picture = batch_size, picture
         self.metrics = _possible(metrics, features, classes, validation)
         _require_samples(self.metrics, samples, real_samples, len(dataset))
         self._labels = self._known_labels(dataset)
@@ -172,14 +194,15 @@ class Evaluator:
             count = min(self.batch_size, len(dataset) - first)
             # Some may have been left out: the numbers still rise in the order of the data.
             if len(batch["__key__"]):
-                real.add(batch["image"], first + count * rank // size, batch.get("label"))
+                begin = first + count * rank // size
+                real.add(self.picture(batch["image"]), begin, batch.get("label"))
         return real
 
     def _pixels(self, dataset: ShardDataset) -> Tensor:
         """This rank's part of a data set, as `parzen` takes it."""
         rank, size = self.world.rank, self.world.size
         batches = dataset.batches(self.batch_size, rank=rank, world_size=size, skip_corrupt=True)
-        return torch.cat([pixels_of(batch["image"]) for batch in batches])
+        return torch.cat([pixels_of(self.picture(batch["image"])) for batch in batches])
 
     def _known_labels(self, dataset: ShardDataset) -> np.ndarray:
         """The data's labels, where there are any that are not damaged."""
@@ -233,7 +256,7 @@ class Evaluator:
                 images = synthesise(draws.normal(z_dim), labels)
             first = index * self.batch_size + begin
             wanted = max(0, min(end - begin, self.samples - first))
-            yield first, to_uint8(images[:wanted]), None if labels is None else labels[:wanted]
+            yield first, self.picture(images[:wanted]), None if labels is None else labels[:wanted]
 
     def _asked(self, index: int, rows: range) -> Tensor:
         """Labels drawn as the data has them, int64 on the CPU."""
@@ -283,6 +306,8 @@ def _require_samples(
 
 
 def _crop(dataset: ShardDataset) -> str:
+    if isinstance(dataset, AudioDataset):
+        return "none" if dataset.crop == "none" else f"the middle {dataset.resolution} samples"
     side = dataset.shapes[dataset.image_names[0]][1]
     if dataset.crop in ("centre", "random"):
         return f"the middle square, Lanczos, to {side}×{side}"
@@ -292,12 +317,3 @@ def _crop(dataset: ShardDataset) -> str:
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [−1, 1] to uint8; values outside are clipped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def visible(samples: Tensor) -> Tensor:
-    """uint8 `[N, 1 or 3, H, W]`: images in [−1, 1], or of latents the first channels, to ±3."""
-    if samples.dtype == torch.uint8:
-        return samples
-    if samples.shape[1] in (1, 3):
-        return to_uint8(samples)
-    return to_uint8(samples[:, : 3 if samples.shape[1] > 3 else 1] / 3)

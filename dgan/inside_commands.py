@@ -41,7 +41,8 @@ def sample(
         run: the run's directory.
         count: how many: by default 64, in a row of a sheet 8; or latents of a loop, by default 6.
         out: a PNG for one grid (by default grid.png; of a conditional generator a row a class); a
-            GIF for a loop; anything else is a folder for one PNG a sample.
+            GIF for a loop; anything else is a folder for one PNG a sample. Of audio a WAV of all
+            samples (by default samples.wav), a PNG of spectrograms, or a folder for a WAV each.
         seed: of the latents; sample i of a seed is the same whatever the count.
         label: one class for all; without it, a conditional generator's classes take turns, and in a
             loop each has a tile.
@@ -55,7 +56,9 @@ def sample(
             `dgan evaluate`.
         step: of another checkpoint than the newest, or `best`: the one with the best score.
     """
+    from dgan.clips import save_clips
     from dgan.inside.samples import Samples
+    from dgan.opening import picture_of
     from dgan.trained import load_run
 
     _require_one_way(interpolate, neighbours, truncation, features)
@@ -70,7 +73,18 @@ def sample(
     labels = _labels(trained, count, label)
     samples = Samples(trained.network, trained.z_dim, count=count, seed=seed)
     value = truncation[0] if truncation else None
-    if interpolate:
+    if trained.recipe.data.kind == "audio":
+        if interpolate or neighbours or len(truncation) > 1:
+            raise ValueError(
+                f"{run} makes audio: --interpolate, --neighbours and several --truncation are of "
+                "images"
+            )
+        out, waves = out or Path("samples.wav"), samples.outputs(labels, value)
+        if out.suffix == ".png":
+            _save_samples(picture_of(trained.recipe)(waves), labels, label is None, seed, out)
+        else:
+            save_clips(waves, labels, out, rate=trained.recipe.data.rate, seed=seed)
+    elif interpolate:
         out = _named(out, "interpolation.gif")
         _save_loop(samples, trained.recipe.data.classes, label, value, out)
     elif neighbours:
@@ -206,6 +220,8 @@ def _require_images(run: Path, trained: "TrainedGenerator") -> None:
 
 
 def _require_pixels(run: Path, trained: "TrainedGenerator") -> None:
+    if trained.recipe.data.kind == "audio":
+        raise ValueError(f"{run} is a run on audio, and what is compared here are images")
     if trained.recipe.data.kind == "latents":
         raise ValueError(
             f"{run} is a run on latents, which have no pixels to compare: decode what "

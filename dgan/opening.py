@@ -13,6 +13,9 @@ from dgan.data.location import holds_secret
 from dgan.data.stacked import StackedDataset
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import DOMAINS, UnpairedDataset, UnpairedStream
+from dgan.data.waveforms import AudioDataset
+from dgan.evaluation import Picture, visible
+from dgan.metrics.spectrogram import Spectrogram
 from dgan.parallel.world import World
 from dgan.recipe_file import differences, foreign, from_toml, to_toml
 from dgan.run import Run
@@ -103,7 +106,16 @@ def open_images(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
         del options["crop"]
         options["labels"] = None if recipe.data.classes else False
         return LatentDataset(shards, **options)
+    if recipe.data.kind == "audio":
+        return AudioDataset(shards, rate=recipe.data.rate, peak=recipe.data.peak, **options)
     return ShardDataset(shards, **options)
+
+
+def picture_of(recipe: Recipe) -> Picture:
+    """What is seen of the recipe's samples."""
+    if recipe.data.kind == "audio":
+        return Spectrogram(rate=recipe.data.rate, resolution=recipe.data.resolution)
+    return visible
 
 
 def open_pairs(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:

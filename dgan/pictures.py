@@ -1,7 +1,8 @@
 """What a person sees of samples while a generator trains."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,19 @@ from dgan.laboratory.picture import draw_samples, field_of
 from dgan.parallel.world import World
 from dgan.step import prepare
 
-Sheet = tuple[Tensor, int]
-"""Pictures uint8 `[K, C, H, W]`, and how many of them stand in a row."""
+
+class Sheet(NamedTuple):
+    """What samples look like, and may be heard as.
+
+    Attributes:
+        images: uint8 `[K, C, H, W]`.
+        columns: how many of them stand in a row.
+        more: writes more of the same samples beside the PNG, whose path it is given.
+    """
+
+    images: Tensor
+    columns: int
+    more: Callable[[Path], object] = lambda path: None
 
 
 class Pictures(Protocol):
@@ -85,21 +97,23 @@ class Images:
     def of_samples(self, generator: nn.Module, judge: nn.Module) -> Sheet:
         """See `Pictures`."""
         with self.world.autocast():
-            return visible(generator(self.latents, self.labels)), self.columns
+            return Sheet(visible(generator(self.latents, self.labels)), self.columns)
 
     def of_reals(self) -> Sheet:
         """The first images of the shards; `ValueError` if none decodes."""
-        found = torch.empty(0, dtype=torch.uint8)
+        return Sheet(visible(self._reals()), self.columns)
+
+    def _reals(self) -> Tensor:
+        found = torch.empty(0)
         for batch in self.stream.dataset.batches(self.count, skip_corrupt=True):
-            images = visible(batch["image"])
-            found = torch.cat([found, images]) if len(found) else images
+            found = torch.cat([found, batch["image"]]) if len(found) else batch["image"]
             if len(found) >= self.count:
                 break
         if not len(found):
             raise ValueError(
                 f"no sample of {self.stream.dataset.table} decodes: pack the shards again"
             )
-        return found[: self.count], self.columns
+        return found[: self.count]
 
 
 class Pairs:
@@ -178,7 +192,7 @@ def _in_rows(*columns: Tensor) -> Sheet:
     """Images that belong together beside one another, several times in a row if there are many."""
     images = torch.stack([to_uint8(column) for column in columns], 1).flatten(0, 1)
     times = max(1, round((len(columns[0]) / len(columns)) ** 0.5))
-    return images, times * len(columns)
+    return Sheet(images, times * len(columns))
 
 
 class Points:
@@ -213,7 +227,7 @@ class Points:
             samples.float().cpu(), extent=EXTENT, real=self._reals(), field=field
         )
         pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-        return pixels.view(1, picture.height, picture.width, 3).permute(0, 3, 1, 2), 1
+        return Sheet(pixels.view(1, picture.height, picture.width, 3).permute(0, 3, 1, 2), 1)
 
 
 EXTENT = 1.4

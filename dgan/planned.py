@@ -9,9 +9,10 @@ import torch
 
 from dgan.build import build_players, deepspeed_plan
 from dgan.config import Parallel, Recipe
-from dgan.data.toy import find_toy
+from dgan.data.unpaired import DOMAINS
 from dgan.parallel.world import World
 from dgan.planner import Job, Plan, Rehearsal, Rehearsals, Setting, find_gpu, make_plan, rehearse
+from dgan.rehearsal import sample_shape
 from dgan.step import Players
 from dgan.validation import validate
 
@@ -85,17 +86,23 @@ def _rehearsal(
     def build(world: World) -> Players:
         return build_players(changed, world)
 
-    data = recipe.data
-    sample = (data.channels, data.resolution, data.resolution)
-    if data.kind == "points":
-        sample = (find_toy(str(data.shards)).dimension,)
     setting = Setting(
         ranks=ranks,
         rows=job.rows,
         accumulation=job.accumulation,
-        sample=sample,
+        batch=_entries(recipe),
         compute_dtype=torch.bfloat16 if job.bfloat16 else torch.float32,
         # What a penalty adds is shown for blocks that are kept; a lazy one has two kinds of steps.
         compare=not checkpointing or job.penalty_every > 1,
     )
     return rehearse(build, setting)
+
+
+def _entries(recipe: Recipe) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """What a batch of the recipe's data holds for each sample: shapes and dtypes."""
+    names = {"points": ("sample",), "pairs": DOMAINS, "unpaired": DOMAINS}
+    found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        name: (sample_shape(recipe), torch.float32)
+        for name in names.get(recipe.data.kind, ("image",))
+    }
+    return {**found, "label": ((), torch.int64)} if recipe.data.classes else found

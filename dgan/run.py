@@ -4,7 +4,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import FrameType
@@ -143,11 +143,21 @@ class Run:
             self._progress.update(self._progress.task_ids[0], description=numbers)
             self._log(line)
 
-    def grid(self, name: str, images: Tensor, columns: int) -> Path:
-        """Save uint8 images `[N, C, H, W]` under `samples/`, and show them in TensorBoard."""
+    def grid(
+        self,
+        name: str,
+        images: Tensor,
+        columns: int,
+        more: Callable[[Path], object] = lambda path: None,
+    ) -> Path:
+        """Save uint8 images `[N, C, H, W]` under `samples/`, and show them in TensorBoard.
+
+        `more` is given the path of the PNG, and writes what belongs beside it.
+        """
         path = self.directory / "samples" / f"{name}.png"
         if self.writes:
             picture = save_grid(images, path, columns)
+            more(path)
             if self._board is not None:
                 step = int(name[5:]) if name.startswith("step-") else 0
                 self._board.add_image("samples", picture, step, dataformats="HWC")

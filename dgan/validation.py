@@ -5,6 +5,7 @@ from dataclasses import fields
 
 from dgan.config import Augment, Balance, Data, Divergence, Judges, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
+from dgan.validation_audio import check_audio
 from dgan.validation_task import check_task
 
 
@@ -75,8 +76,9 @@ def validate(recipe: Recipe) -> None:
     require_best(recipe.checkpoint.best, "--checkpoint.best")
     if recipe.data.kind == "latents":
         _check_latents(recipe)
-    elif recipe.data.channels not in (1, 3):
+    elif recipe.data.kind != "audio" and recipe.data.channels not in (1, 3):
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
+    check_audio(recipe)
     _check_kind(recipe)
 
 
@@ -160,7 +162,9 @@ def _check_latents(recipe: Recipe) -> None:
         )
 
 
-UNBOUNDED = ("dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer")
+UNBOUNDED = (
+    "dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer", "waveform", "waveform-judges",
+)  # fmt: skip
 """Families of discriminators that nothing keeps Lipschitz by itself."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clips import LENGTH, RATE, clips
 from commands import dgan
 from pairs import pairs
 from PIL import Image
@@ -175,6 +176,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+SMALL_IMAGES = {"resolution": 8}
 SMALL: dict[str, Callable[[Any], Any]] = {
     "embedding_dim": lambda _: 5,
     "group_size": lambda size: min(size, 4),
@@ -195,10 +197,13 @@ def narrow(player: Player, attention: int) -> Player:
 
 def small(recipe: Recipe, shards: str, directory: Path) -> Recipe:
     """Two steps of 8 samples of 8×8, through narrow networks; from image to image of 16×16."""
-    changes: dict[str, Any] = {"classes": min(recipe.data.classes, 10), "resolution": 8}
+    sizes: dict[str, Any] = SMALL_IMAGES
     if recipe.data.resize:
-        changes |= {"resolution": 16, "resize": 18}
-    data = replace(recipe.data, shards=shards, **changes)
+        sizes = {"resolution": 16, "resize": 18}
+    if recipe.data.kind == "audio":
+        sizes = {"resolution": LENGTH, "rate": RATE}
+    classes = min(recipe.data.classes, 10)
+    data = replace(recipe.data, shards=shards, classes=classes, **sizes)
     return replace(
         recipe,
         data=data,
@@ -221,6 +226,8 @@ def test_each_recipe_trains(name: str, digits: str, latents: str, tmp_path: Path
         shards = str(pairs(tmp_path / "train-000000.tar", 9, size=20, channels=3))
         evaluation = replace(recipe.evaluation, shards="")
         recipe = replace(recipe, evaluation=evaluation)
+    if recipe.data.kind == "audio":
+        shards = str(clips(tmp_path / "clips.tar", 20))
     train(small(recipe, shards, tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "generator/loss" in line]

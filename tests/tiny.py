@@ -29,6 +29,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "unet": {"width": 2},
     "resnet": {"width": 2, "residual_blocks": 1},
     "patch": {"width": 2, "receptive_field": 16},
+    "waveform": {"widths": (8, 6)},
+    "waveform-judges": {"widths": (8, 6)},
 }
 
 

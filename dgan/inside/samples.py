@@ -31,9 +31,13 @@ class Samples:
 
     def images(self, labels: Tensor | None, truncation: float | None = None) -> Tensor:
         """uint8 images `[count, C, H, W]` of classes int64 `[count]`, or None; see `Space`."""
+        return visible(self.outputs(labels, truncation))
+
+    def outputs(self, labels: Tensor | None, truncation: float | None = None) -> Tensor:
+        """What the generator makes of the same, as it comes."""
         if truncation is None:
-            return visible(synthesise(self.generator, self.z, labels))
-        return visible(synthesise(self.space.images, self._points(labels, truncation), labels))
+            return synthesise(self.generator, self.z, labels)
+        return synthesise(self.space.images, self._points(labels, truncation), labels)
 
     def loop(self, classes: Sequence[int | None], truncation: float | None = None) -> list[Tensor]:
         """Frames of a closed loop through the latents, for each class a tile: uint8.

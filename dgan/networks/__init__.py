@@ -23,6 +23,8 @@ from dgan.networks.stylegan2 import StyleGAN2Generator
 from dgan.networks.stylegan2_discriminator import StyleGAN2Discriminator
 from dgan.networks.transformer import TransformerDiscriminator, TransformerGenerator
 from dgan.networks.virtual_batch_norm import with_reference
+from dgan.networks.waveform import WaveformDiscriminator, WaveformGenerator
+from dgan.networks.waveform_judges import WaveformJudges
 
 Role = Literal["generator", "discriminator"]
 
@@ -40,6 +42,8 @@ FAMILIES: dict[str, dict[Role, type[nn.Module]]] = {
     "stylegan2": {"generator": StyleGAN2Generator, "discriminator": StyleGAN2Discriminator},
     "transformer": {"generator": TransformerGenerator, "discriminator": TransformerDiscriminator},
     "unet": {"generator": UNetGenerator},
+    "waveform": {"generator": WaveformGenerator, "discriminator": WaveformDiscriminator},
+    "waveform-judges": {"discriminator": WaveformJudges},
 }
 
 

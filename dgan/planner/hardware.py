@@ -11,7 +11,7 @@ class GPU:
     """One GPU in a node of its kind.
 
     Attributes:
-        memory: bytes.
+        memory: bytes, as PyTorch reports them: less than the name says.
         bfloat16: FLOP/s of products of matrices, dense, float32 accumulation.
         float32: FLOP/s outside of tensor cores: how PyTorch multiplies float32 by default.
         bandwidth: of its memory, bytes/s.
@@ -29,27 +29,27 @@ class GPU:
 
 GPUS = {
     "a100-40": GPU(
-        memory=40 * GIB, bfloat16=312e12, float32=19.5e12,
+        memory=39.4 * GIB, bfloat16=312e12, float32=19.5e12,
         bandwidth=1.55e12, node=300e9, network=25e9,
     ),
     "a100-80": GPU(
-        memory=80 * GIB, bfloat16=312e12, float32=19.5e12,
+        memory=79.2 * GIB, bfloat16=312e12, float32=19.5e12,
         bandwidth=2.0e12, node=300e9, network=25e9,
     ),
     "b200": GPU(
-        memory=180 * GIB, bfloat16=2250e12, float32=75e12,
+        memory=178 * GIB, bfloat16=2250e12, float32=75e12,
         bandwidth=8.0e12, node=900e9, network=50e9,
     ),
     "h100": GPU(
-        memory=80 * GIB, bfloat16=989e12, float32=67e12,
+        memory=79.2 * GIB, bfloat16=989e12, float32=67e12,
         bandwidth=3.35e12, node=450e9, network=50e9,
     ),
     "h200": GPU(
-        memory=141e9, bfloat16=989e12, float32=67e12,
+        memory=139.8 * GIB, bfloat16=989e12, float32=67e12,
         bandwidth=4.8e12, node=450e9, network=50e9,
     ),
     "l40s": GPU(
-        memory=48 * GIB, bfloat16=362e12, float32=91.6e12,
+        memory=44.4 * GIB, bfloat16=362e12, float32=91.6e12,
         bandwidth=0.864e12, node=32e9, network=12.5e9,
     ),
 }  # fmt: skip

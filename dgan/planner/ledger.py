@@ -6,7 +6,7 @@ It needs no numbers: tensors may be fake ones, of a network that no machine here
 import functools
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 aten, prim = torch.ops.aten, torch.ops.prim
 
@@ -44,6 +44,25 @@ COLLECTIVES = {
     "reduce_scatter_tensor": "reduce_scatter",
 }
 """PyTorch's operators, also those of functional collectives, and what they do."""
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query.shape, key.shape, value.shape)
+
+
+def _attention_backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
+
+
+FLOPS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    # PyTorch knows of those of a GPU alone.
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""PyTorch's operators, and what gives their FLOPs."""
 
 
 @dataclass
@@ -76,7 +95,7 @@ class Ledger(TorchDispatchMode):
     """Notes every allocation, exchange and product of matrices while it is entered.
 
     Memory is that of PyTorch's tensors, exactly; what an operation takes for itself while it runs
-    is not seen. FLOPs are those of `torch.utils.flop_counter` (a multiplication and an addition are
+    is not seen. FLOPs are as in `torch.utils.flop_counter` (a multiplication and an addition are
     two): products of matrices, convolutions and attention. Where a decision depends on a number
     that a fake tensor does not have, the number is 1.
     """
@@ -124,8 +143,7 @@ class Ledger(TorchDispatchMode):
             if func is not aten._local_scalar_dense.default:
                 raise
             return 1.0 if args[0].is_floating_point() else 1
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
+        if formula := FLOPS.get(func._overloadpacket):
             self.segments[-1].flops += formula(*args, **kwargs, out_val=out)
         if func.namespace in ("c10d", "_c10d_functional"):
             self._exchanged(func, args)
@@ -153,6 +171,11 @@ class Ledger(TorchDispatchMode):
         storage = tensor.untyped_storage()
         if storage._cdata not in self._held and (size := storage.nbytes()):
             self._allocate(storage, size, self.unclaimed)
+
+    @property
+    def flops(self) -> int:
+        """Of all that was noted so far."""
+        return sum(segment.flops for segment in self.segments)
 
     def mark(self, name: str, unclaimed: str = REST) -> None:
         """Begin a segment; new memory is labelled `unclaimed` in it until something claims it."""

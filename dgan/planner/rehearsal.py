@@ -10,12 +10,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -34,7 +34,8 @@ from dgan.planner.ledger import (
     Ledger,
 )
 from dgan.schedule import constant
-from dgan.step import Pace, Player, Players, Turn, update
+from dgan.step import Objective, Pace, Player, Players, Turn, update
+from dgan.tasks.penalty import Penalty
 
 Build = Callable[[World], Players]
 
@@ -47,7 +48,7 @@ class Setting:
         ranks: that the job is pretended to have.
         rows: real samples of a rank's micro-batch.
         accumulation: micro-batches of an update.
-        sample: shape of one sample.
+        batch: of each entry of a batch, what one sample is: its shape and dtype.
         compute_dtype: of autocast regions; weights are float32.
         compare: take the discriminator's update without its penalty too.
     """
@@ -55,7 +56,7 @@ class Setting:
     ranks: int
     rows: int
     accumulation: int
-    sample: tuple[int, ...]
+    batch: dict[str, tuple[tuple[int, ...], torch.dtype]]
     compute_dtype: torch.dtype
     compare: bool = True
 
@@ -90,7 +91,7 @@ class Rehearsal:
         penalised: whether there is a penalty.
         shapes: of each network's parameters that are trained.
         parameters: of each network, also those that are not.
-        forward_flops: of each network for one sample.
+        forward_flops: of each network for one sample: of the call that took least.
         units: in how many pieces each network is gathered.
     """
 
@@ -99,8 +100,8 @@ class Rehearsal:
     penalised: bool
     shapes: dict[str, list[tuple[int, ...]]]
     parameters: dict[str, int]
-    forward_flops: dict[str, int] = field(default_factory=dict)
-    units: dict[str, int] = field(default_factory=dict)
+    forward_flops: dict[str, float]
+    units: dict[str, int]
 
 
 WITHOUT = "discriminator without penalty"
@@ -163,49 +164,63 @@ def _fakes() -> Iterator[None]:
 
 
 def _rehearsed(players: Players, ledger: Ledger, setting: Setting, world: World) -> Rehearsal:
-    generator, discriminator, task = players.generator, players.discriminator, players.task
+    generator, discriminator = players.generator, players.discriminator
+    task: Any = players.task  # some have a penalty
+    modules = {each.name: each.replica.module for each in (generator, discriminator)}
+    forward_flops = {name: _watch_calls(module, ledger) for name, module in modules.items()}
     for player in (generator, discriminator):
         _step_once(player)
         ledger.label(WEIGHTS, player.replica.parameters)
         moments = player.replica.moments().values()
         ledger.label(OPTIMIZER, [value for each in moments for value in each.values()])
     ledger.label(AVERAGE, players.average.weights.values())
-    found = {}
-    penalty, images = task.penalty, 0.0
-    if penalty.is_taken and not penalty.gamma.start:
-        images = 1000 * penalty.gamma.kimg
-    for name, player, opponent, loss in (
-        ("discriminator", discriminator, generator, task.discriminator_loss),
-        (WITHOUT, discriminator, generator, task.discriminator_loss),
-        ("generator", generator, discriminator, task.generator_loss),
-    ):
-        if name == WITHOUT:
-            if not (penalty.is_taken and setting.compare):
-                continue
-            task.penalty = replace(penalty, gamma=constant(0.0))
-        turn = Turn(loss, _batch(players, setting), 1, 0, int(images))
-        found[name] = _measured(ledger, player, opponent, turn, setting, world)
-        task.penalty = penalty
-    modules = {each.name: each.replica.module for each in (generator, discriminator)}
+    penalty: Penalty | None = getattr(task, "penalty", None)
+    if penalty is not None and not penalty.is_taken:
+        penalty = None
+    # Where its weight grows from nothing, what is rehearsed is the end of that.
+    images = 0 if penalty is None or penalty.gamma.start else int(1000 * penalty.gamma.kimg)
+
+    def measured(player: Player, opponent: Player, loss: Objective) -> Update:
+        turn = Turn(loss, _batch(setting), 1, 0, images)
+        return _measured(ledger, player, opponent, turn, setting, world)
+
+    found = {"discriminator": measured(discriminator, generator, task.discriminator_loss)}
+    if penalty is not None and setting.compare:
+        task.penalty = replace(penalty, gamma=constant(0.0))
+        found[WITHOUT] = measured(discriminator, generator, task.discriminator_loss)
+    found["generator"] = measured(generator, discriminator, task.generator_loss)
     return Rehearsal(
         setting=setting,
         updates=found,
-        penalised=penalty.is_taken,
+        penalised=penalty is not None,
         shapes={
             each.name: [tuple(p.shape) for p in each.replica.trainable]
             for each in (generator, discriminator)
         },
         parameters={n: sum(p.numel() for p in m.parameters()) for n, m in modules.items()},
-        forward_flops=_forward_flops(players, ledger, setting, world),
+        forward_flops={name: min(calls) for name, calls in forward_flops.items()},
         units={name: 1 + len(list(getattr(m, "blocks", ()))) for name, m in modules.items()},
     )
 
 
+def _watch_calls(module: nn.Module, ledger: Ledger) -> list[float]:
+    """FLOPs for a sample of each call of `module` from now on."""
+    calls: list[float] = []
+    begun: list[int] = []
+
+    def before(*_: Any) -> None:
+        begun.append(ledger.flops)
+
+    def after(_: nn.Module, inputs: tuple[Tensor, ...], __: Any) -> None:
+        calls.append((ledger.flops - begun.pop()) / len(inputs[0]))
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+    return calls
+
+
 def _step_once(player: Player) -> None:
     """DTensor tries every operation once on a fake of the whole weights: not while it counts."""
-    player.replica.optimizer.param_groups[0]["foreach"] = (
-        True  # as on a GPU, where it is the default
-    )
     for parameter in player.replica.trainable:
         parameter.grad = torch.zeros_like(parameter)
     player.replica.step(lr=0.0, betas=(0.0, 0.5))
@@ -257,33 +272,10 @@ def _measured(
     )
 
 
-def _batch(players: Players, setting: Setting) -> dict[str, Any]:
+def _batch(setting: Setting) -> dict[str, Any]:
     rows = setting.rows * min(setting.accumulation, 2)
-    batch: dict[str, Any] = {
-        players.task.sample: torch.empty(rows, *setting.sample),
-        "__key__": [""] * rows,
+    tensors = {
+        name: torch.zeros(rows, *shape, dtype=dtype)
+        for name, (shape, dtype) in setting.batch.items()
     }
-    if players.task.conditional:
-        batch["label"] = torch.zeros(rows, dtype=torch.int64)
-    return batch
-
-
-@torch.no_grad()
-def _forward_flops(
-    players: Players, ledger: Ledger, setting: Setting, world: World
-) -> dict[str, int]:
-    """Of each network, for one sample (the least a batch of it can hold)."""
-    rows = 2  # some layers refer to other samples
-    labels = torch.zeros(rows, dtype=torch.int64) if players.task.conditional else None
-    inputs = {
-        "generator": torch.empty(rows, players.task.z_dim),
-        "discriminator": torch.empty(rows, *setting.sample),
-    }
-    found = {}
-    for player in (players.generator, players.discriminator):
-        module: nn.Module = player.replica.module
-        ledger.mark("forward")
-        with world.autocast():
-            module(inputs[player.name], labels)
-        found[player.name] = ledger.segments[-1].flops // rows
-    return found
+    return {**tensors, "__key__": [""] * rows}

@@ -3,7 +3,7 @@
 FSDP2's passes are rehearsed as they are, on a few ranks: what is cut into more pieces shrinks in
 proportion, and what is gathered grows with its padding. DDP and DeepSpeed hold the network whole
 while it computes: they are the passes of one process and what each adds to these. The tests compare
-with what real ranks hold and send (`tests/distributed/test_planned.py`).
+with what real ranks hold and send (`tests/distributed/test_plan_reality.py`).
 """
 
 import math

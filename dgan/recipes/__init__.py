@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dgan.config import Recipe, nearest
 from dgan.recipe_file import from_toml
+from dgan.recipes.audio import fsdd_wavegan
 from dgan.recipes.classic import cifar10_sngan, cifar10_wgan_gp, imagenet128_biggan, lsun64_dcgan
 from dgan.recipes.r3gan import (
     cifar10_r3gan,
@@ -46,6 +47,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "facades-pix2pix": facades_pix2pix,
     "facades-pix2pix-128": facades_pix2pix_128,
     "facades-cyclegan-64": facades_cyclegan_64,
+    "fsdd-wavegan": fsdd_wavegan,
 }
 
 

@@ -50,9 +50,11 @@ def page(account: Account) -> str:
 def head(account: Account) -> str:
     """What the run is, how far it is, and the numbers that one looks for first."""
     plan = account.recipe
+    size = f"{plan.data.resolution}×{plan.data.resolution}"
+    if plan.data.kind == "audio":
+        size = f"{plan.data.resolution} samples at {plan.data.rate} Hz"
     kind = (
-        f"{plan.data.resolution}×{plan.data.resolution}, "
-        + (f"{plan.data.classes} classes" if plan.data.classes else "unconditional")
+        f"{size}, " + (f"{plan.data.classes} classes" if plan.data.classes else "unconditional")
         if plan.data.kind != "points"
         else f"points of {plan.data.shards}"
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from clips import AUDIO, JUDGES, clips
 from pairs import PAIRED, UNPAIRED, pairs
 from ranks import run_ranks
 from tiny import tiny
@@ -158,6 +159,8 @@ CASES: dict[str, dict[str, Any]] = {
     "lazy": {"penalty__every": 7, "penalty__keep_unsharded": True},
     "paired": {**PAIRED, "train__accumulation": 2},
     "unpaired": {**UNPAIRED, "train__accumulation": 2, "train__discriminator_updates": 2},
+    "audio": AUDIO,
+    "audio_judges": {**AUDIO, **JUDGES, "parallel__activation_checkpointing": True},
 }
 FSDP: dict[str, dict[str, Any]] = {
     "offloaded": {"offload": True},
@@ -184,8 +187,8 @@ def trained(recipe: Recipe, world: World) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def shards_of(case: dict[str, Any], shards: dict[int, str]) -> str:
-    translated = case.get("data__kind") in ("pairs", "unpaired")
-    return shards[-1 if translated else case.get("data__resolution", 8)]
+    kinds = {"pairs": -1, "unpaired": -1, "audio": -2}
+    return shards[kinds.get(case.get("data__kind", ""), case.get("data__resolution", 8))]
 
 
 def recipes(shards: dict[int, str], strategy: str) -> list[Recipe]:
@@ -221,7 +224,12 @@ def train_all(
 def shards(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     folder = tmp_path_factory.mktemp("digits16")
     pack_source("digits", folder, resolution=16, limit=400)
-    return {8: digits, 16: str(folder / "train-*.tar"), -1: str(pairs(folder / "pairs.tar", 11))}
+    return {
+        8: digits,
+        16: str(folder / "train-*.tar"),
+        -1: str(pairs(folder / "pairs.tar", 11)),
+        -2: str(clips(folder / "clips.tar", 11)),
+    }
 
 
 @pytest.fixture(scope="module")

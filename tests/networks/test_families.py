@@ -31,6 +31,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "stylegan2": {"widths": (256,) * 4},
     "transformer": {"width": 256, "depth": 4, "heads": 4, "patch": 4},
 }
+OTHERS = {"points", "waveform"}
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
@@ -55,12 +56,12 @@ def pair(family: str, classes: int = 0, **options: Any) -> tuple[nn.Module, nn.M
 
 
 def test_every_pair_for_images_is_here() -> None:
-    """Discriminators that stand alone, and points, have tests of their own."""
+    """Discriminators that stand alone, points and waveforms have tests of their own."""
     pairs = {name for name, family in FAMILIES.items() if len(family) == 2}
-    assert pairs - {"points"} == OPTIONS.keys() == LARGE.keys()
+    assert pairs - OTHERS == OPTIONS.keys() == LARGE.keys()
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - OPTIONS.keys() - {"points"}))
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - OPTIONS.keys() - OTHERS))
 def test_a_network_alone_has_no_other(family: str) -> None:
     sizes = {"resolution": 16, "channels": 3, "classes": 0}
     lacking = "discriminator" if "generator" in FAMILIES[family] else "generator"
