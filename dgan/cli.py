@@ -56,15 +56,19 @@ def deepspeed(arguments: Sequence[str]) -> None:
 def plan(arguments: Sequence[str]) -> None:
     """Plan a run: RECIPE [--nodes N] [--gpus-per-node M] [--gpu h100] [--section.key VALUE ...]."""
     flags, left = plan_command.take_flags(arguments)
-    plan_command.show_plan(_recipe("plan", left), flags)
+    own = "[--nodes N] [--gpus-per-node M] [--gpu h100] [--json FILE] "
+    plan_command.show_plan(_recipe("plan", left, own), flags)
 
 
-def _recipe(command: str, arguments: Sequence[str]) -> Recipe:
-    """The recipe that a command names, with what its other arguments change."""
+def _recipe(command: str, arguments: Sequence[str], own: str = "") -> Recipe:
+    """The recipe that a command names, with what its other arguments change.
+
+    `own` are flags of the command's own, for its usage.
+    """
     if not arguments or arguments[0].startswith("-"):
         asked_for_help = arguments[:1] in (["-h"], ["--help"])
         print(
-            f"usage: dgan {command} RECIPE [--section.key VALUE ...]\n\nRECIPE is one of "
+            f"usage: dgan {command} RECIPE {own}[--section.key VALUE ...]\n\nRECIPE is one of "
             f"{', '.join(recipes.RECIPES)}; a run's directory or its recipe.toml; or an import "
             f"path, mypackage.recipes:mine.\n`dgan {command} RECIPE --help` lists what can be set.",
             file=sys.stdout if asked_for_help else sys.stderr,

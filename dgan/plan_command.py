@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dgan.config import Recipe
-from dgan.planner import ASSUMPTIONS, Plan, Row, merged
+from dgan.planner import ASSUMPTIONS, Plan, Row, Traffic, merged
 
 GIB = 2**30
 FLAGS = {"--nodes": "1", "--gpus-per-node": "8", "--gpu": "h100", "--json": ""}
@@ -38,6 +38,8 @@ def show_plan(recipe: Recipe, flags: dict[str, str]) -> None:
     counts = [_count(flag, flags[flag]) for flag in ("--nodes", "--gpus-per-node")]
     made = plan(recipe, nodes=counts[0], gpus_per_node=counts[1], gpu=flags["--gpu"])
     console = Console(highlight=False)
+    if not console.is_terminal:  # else as wide as a page of 80 letters, into which no table fits
+        console.width = 180
     for line in made.warnings:
         console.print(f"warning: {line}", markup=False)
     job = made.job
@@ -115,17 +117,17 @@ def _traffic(plan: Plan) -> Table:
             continue
         for each in merged(row.footprint.traffic):
             if each.sent:
-                where = "GPUs of all nodes" if each.across else "GPUs of a node"
-                where = (
-                    "GPUs, one of each node"
-                    if each.ranks < row.footprint.ranks and each.across
-                    else where
-                )
                 table.add_row(
-                    row.footprint.strategy, each.collective, f"{each.ranks} {where}",
+                    row.footprint.strategy, each.collective, _between(each, row.footprint.ranks),
                     f"{_short(each.whole)}B", f"{_short(each.sent)}B", f"{each.times:.4g}",
                 )  # fmt: skip
     return table
+
+
+def _between(exchange: Traffic, ranks: int) -> str:
+    if not exchange.across:
+        return f"{exchange.ranks} GPUs of a node"
+    return f"{exchange.ranks} GPUs" + (", one of each node" if exchange.ranks < ranks else "")
 
 
 def _scaling(plan: Plan) -> Table:

@@ -26,6 +26,9 @@ ASSUMPTIONS = (
     "checkpoints; offloading, reshard_within; FSDP2's prefetching, which may hold another unit",
 )
 
+SAME = 0.03
+"""Relative difference of two estimated times that says nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -57,7 +60,7 @@ class Plan:
     job: Job
     gpu: str
     parameters: dict[str, int]
-    forward_flops: dict[str, int]
+    forward_flops: dict[str, float]
     rows: list[Row]
     best: int | None
     """Which of `rows` is the cheapest that fits."""
@@ -150,9 +153,13 @@ def _rows(rehearsed: list[Rehearsals], job: Job, gpu: GPU) -> list[Row]:
 
 
 def _cheapest(rows: list[Row]) -> int | None:
-    """Which is the fastest of those that fit: they cost the same GPUs."""
-    fitting = [i for i, row in enumerate(rows) if row.fits]
-    return min(fitting, key=lambda i: rows[i].seconds, default=None)
+    """Which is the fastest of those that fit: on the same GPUs, time is the cost.
+
+    Of those that are as fast, as far as estimates go, the first: `rows` begins with the simplest.
+    """
+    times = {i: sum(row.seconds) / 2 for i, row in enumerate(rows) if row.fits}
+    least = min(times.values(), default=0.0)
+    return next((i for i, seconds in times.items() if seconds <= (1 + SAME) * least), None)
 
 
 def _warnings(

@@ -4,6 +4,7 @@ It needs no numbers: tensors may be fake ones, of a network that no machine here
 """
 
 import functools
+import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -56,8 +57,19 @@ def _attention_backward(
     return sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape)
 
 
+def _convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, *options: Any, **_: Any
+) -> int:
+    """As many as the convolution itself has for each of the gradients of x and of the weight."""
+    *_, transposed, _, _, wanted = options
+    places = x.shape if transposed else gradient.shape
+    return 2 * x.shape[0] * math.prod(places[2:]) * weight.numel() * sum(wanted[:2])
+
+
 FLOPS: dict[Any, Callable[..., int]] = {
     **flop_registry,
+    # PyTorch takes groups for one, which is dozens of times too many.
+    aten.convolution_backward: _convolution_backward,
     # PyTorch knows of those of a GPU alone.
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,

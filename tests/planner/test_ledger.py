@@ -1,5 +1,7 @@
 """The ledger of allocations, exchanges and FLOPs, on tensors that hold something."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,12 +53,33 @@ def test_a_storage_that_is_freed_in_place_is_no_longer_counted() -> None:
 
 
 def step() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, groups=1), nn.SiLU(), nn.Flatten(), nn.Linear(288, 4)
-    )
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(288, 4))
     h = network(torch.zeros(2, 3, 8, 8, requires_grad=True))
-    q = h.view(2, 1, 4, 1).expand(2, 1, 4, 8)
-    F.scaled_dot_product_attention(q, q, q).sum().backward()
+    h.sum().backward()
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_flops_of_grouped_convolutions_and_attention_are_those_of_the_formulas(fake: bool) -> None:
+    with FakeTensorMode() if fake else nullcontext():
+        grouped = nn.Conv2d(8, 16, 3, padding=1, groups=4)
+        up = nn.ConvTranspose2d(8, 4, 2, stride=2, groups=2)
+        with Ledger() as ledger:
+            x = torch.zeros(2, 8, 5, 5, requires_grad=True)
+            y, z = grouped(x), up(x)
+            ledger.mark("backward")
+            (y.sum() + z.sum()).backward()
+            ledger.mark("attention")
+            q = torch.zeros(2, 3, 7, 4, requires_grad=True)
+            h = F.scaled_dot_product_attention(q, q, q)
+            ledger.mark("backward")
+            h.sum().backward()
+    forward, backward, attention, of_attention = (each.flops for each in ledger.segments)
+    # Each number of y sees 9 × 2 of x; each of x is seen by 4 × 2 of z.
+    assert forward == 2 * (2 * 16 * 25) * (9 * 2) + 2 * (2 * 8 * 25) * (4 * 2)
+    assert backward == 2 * forward
+    # Two products of 7 × 7 × 4 for each head; the backward pass has four, and one again.
+    assert attention == 2 * (2 * 3) * 2 * (7 * 7 * 4)
+    assert of_attention == attention * 5 // 2
 
 
 @pytest.mark.parametrize("fake", [False, True])
