@@ -43,7 +43,8 @@ def sample(
         count: how many: by default 64, in a row of a sheet 8; or latents of a loop, by default 6.
         out: a PNG for one grid (by default grid.png; of a conditional generator a row a class); a
             GIF for a loop; anything else is a folder for one PNG a sample. Of audio a WAV of all
-            samples (by default samples.wav), a PNG of spectrograms, or a folder for a WAV each.
+            samples (by default samples.wav), a PNG of spectrograms, or a folder for a WAV each. Of
+            text a file of lines (by default samples.txt).
         seed: of the latents; sample i of a seed is the same whatever the count.
         label: one class for all; without it, a conditional generator's classes take turns, and in a
             loop each has a tile.
@@ -60,8 +61,10 @@ def sample(
         step: of another checkpoint than the newest, or `best`: the one with the best score.
     """
     from dgan.clips import save_clips
+    from dgan.data.text import text_of
     from dgan.inside.samples import Samples
     from dgan.opening import picture_of
+    from dgan.texts import save_text
     from dgan.trained import load_run
 
     _require_one_way(interpolate, neighbours, truncation, features)
@@ -81,12 +84,16 @@ def sample(
     given = _conditions(trained, count, caption) if trained.recipe.data.embedding else labels
     samples = Samples(trained.network, trained.z_dim, count=count, seed=seed)
     value = truncation[0] if truncation else None
-    if trained.recipe.data.kind == "audio":
-        if interpolate or neighbours or len(truncation) > 1:
-            raise ValueError(
-                f"{run} makes audio: --interpolate, --neighbours and several --truncation are of "
-                "images"
-            )
+    kind = trained.recipe.data.kind
+    if kind in ("audio", "text") and (interpolate or neighbours or len(truncation) > 1):
+        raise ValueError(
+            f"{run} makes {kind}: --interpolate, --neighbours and several --truncation are of "
+            "images"
+        )
+    if kind == "text":
+        out = out or Path("samples.txt")
+        save_text(text_of(samples.outputs(given, value), trained.recipe.data.alphabet), out)
+    elif kind == "audio":
         out, waves = out or Path("samples.wav"), samples.outputs(given, value)
         if out.suffix == ".png":
             _save_samples(picture_of(trained.recipe)(waves), labels, label is None, seed, out)
@@ -229,8 +236,8 @@ def _require_images(run: Path, trained: "TrainedGenerator") -> None:
 
 
 def _require_pixels(run: Path, trained: "TrainedGenerator") -> None:
-    if trained.recipe.data.kind == "audio":
-        raise ValueError(f"{run} is a run on audio, and what is compared here are images")
+    if (kind := trained.recipe.data.kind) in ("audio", "text"):
+        raise ValueError(f"{run} is a run on {kind}, and what is compared here are images")
     if trained.recipe.data.kind == "latents":
         raise ValueError(
             f"{run} is a run on latents, which have no pixels to compare: decode what "

@@ -12,6 +12,7 @@ from dgan.data.decode import DecodeError, image_channels, open_image
 from dgan.data.latents import LatentDataset
 from dgan.data.location import holds_secret
 from dgan.data.stacked import StackedDataset
+from dgan.data.text import TextDataset
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import DOMAINS, UnpairedDataset, UnpairedStream
 from dgan.data.waveforms import AudioDataset
@@ -112,6 +113,9 @@ def open_images(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
         return LatentDataset(shards, **options)
     if recipe.data.kind == "audio":
         return AudioDataset(shards, rate=recipe.data.rate, peak=recipe.data.peak, **options)
+    if recipe.data.kind == "text":
+        del options["channels"]
+        return TextDataset(shards, alphabet=recipe.data.alphabet, **options)
     if recipe.data.embedding:
         plan = recipe.data
         return ConditionedDataset(shards, size=plan.embedding, encoder=plan.encoder, **options)

@@ -76,6 +76,6 @@ def _shape(recipe: Recipe) -> tuple[int, ...]:
     data = recipe.data
     if data.kind == "points":
         return (find_toy(str(data.shards)).dimension,)
-    if data.kind == "audio":
+    if data.kind in ("audio", "text"):
         return data.channels, data.resolution
     return data.channels, data.resolution, data.resolution

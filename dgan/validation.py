@@ -8,6 +8,7 @@ from dgan.scores import require_best, require_metrics
 from dgan.validation_audio import check_audio
 from dgan.validation_condition import check_condition
 from dgan.validation_task import check_task
+from dgan.validation_text import check_text
 
 
 def validate(recipe: Recipe) -> None:
@@ -78,10 +79,11 @@ def validate(recipe: Recipe) -> None:
     require_best(recipe.checkpoint.best, "--checkpoint.best")
     if recipe.data.kind == "latents":
         _check_latents(recipe)
-    elif recipe.data.kind != "audio" and recipe.data.channels not in (1, 3):
+    elif recipe.data.kind not in ("audio", "text") and recipe.data.channels not in (1, 3):
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
     check_audio(recipe)
     check_condition(recipe)
+    check_text(recipe)
     _check_kind(recipe)
 
 
@@ -166,7 +168,8 @@ def _check_latents(recipe: Recipe) -> None:
 
 
 UNBOUNDED = (
-    "dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer", "waveform", "waveform-judges",
+    "characters", "dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer", "waveform",
+    "waveform-judges",
 )  # fmt: skip
 """Families of discriminators that nothing keeps Lipschitz by itself."""
 

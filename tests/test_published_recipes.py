@@ -17,6 +17,7 @@ from clips import LENGTH, RATE, clips
 from commands import dgan
 from pairs import pairs
 from PIL import Image
+from texts import ALPHABET, texts
 from tiny import OPTIONS
 
 from dgan.build_networks import build_network, network_arguments
@@ -176,6 +177,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+OF_AUDIO: dict[str, Any] = {"widths": (8, 6)}
 SMALL_IMAGES = {"resolution": 8}
 SMALL: dict[str, Callable[[Any], Any]] = {
     "embedding_dim": lambda _: 5,
@@ -192,7 +194,7 @@ def narrow(player: Player, attention: int) -> Player:
     kept = {name: SMALL.get(name, lambda x: x)(value) for name, value in player.options.items()}
     if "attention" in kept:
         kept["attention"] = attention
-    return replace(player, options={**kept, **OPTIONS[player.network]})
+    return replace(player, options={**kept, **OPTIONS.get(player.network, OF_AUDIO)})
 
 
 def small(recipe: Recipe, shards: str, directory: Path) -> Recipe:
@@ -202,6 +204,8 @@ def small(recipe: Recipe, shards: str, directory: Path) -> Recipe:
         sizes = {"resolution": 16, "resize": 18}
     if recipe.data.kind == "audio":
         sizes = {"resolution": LENGTH, "rate": RATE}
+    if recipe.data.kind == "text":
+        sizes = {"resolution": 8, "alphabet": ALPHABET, "channels": len(ALPHABET)}
     classes = min(recipe.data.classes, 10)
     data = replace(recipe.data, shards=shards, classes=classes, **sizes)
     return replace(
@@ -226,6 +230,8 @@ def test_each_recipe_trains(name: str, digits: str, latents: str, tmp_path: Path
         shards = str(pairs(tmp_path / "train-000000.tar", 9, size=20, channels=3))
         evaluation = replace(recipe.evaluation, shards="")
         recipe = replace(recipe, evaluation=evaluation)
+    if recipe.data.kind == "text":
+        shards = str(texts(tmp_path / "texts.tar", 9))
     if recipe.data.kind == "audio":
         shards = str(clips(tmp_path / "clips.tar", 20))
     train(small(recipe, shards, tmp_path / "run"))

@@ -15,6 +15,7 @@ from .batch import Batch, Encoded
 from .buffers import Buffers
 from .cache import CACHE_GIGABYTES, Cache
 from .decode import DecodeError, find_decoder, image_channels, open_image
+from .errors import SizeMismatchError
 from .images import CROPS, PLAIN, View
 from .remote import Remote, UnreadableError
 from .shards import locate_each
@@ -199,13 +200,20 @@ class ShardDataset:
             SizeMismatchError: if an image is of a size that `crop` does not take.
         """
         try:
-            batch.decode(row, self.read(i), view)
+            self.decode(i, self.read(i), batch, row, view)
         except UnreadableError:
             raise
         except DecodeError:
             if not self.table.refetch(i):
                 raise
-            batch.decode(row, self.read(i), view)
+            self.decode(i, self.read(i), batch, row, view)
+
+    def decode(self, i: int, encoded: Encoded, batch: Batch, row: int, view: View = PLAIN) -> None:
+        """Decodes the bytes of sample `i`; raises as `decode_into`, naming also the shard."""
+        try:
+            batch.decode(row, encoded, view)
+        except SizeMismatchError as error:
+            raise SizeMismatchError(f"{self.table.shard_of(i)}: {error}") from None
 
     def batches(
         self,

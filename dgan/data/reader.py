@@ -49,7 +49,7 @@ class Reader:
                 view = views[row - begin]
                 try:
                     if isinstance(encoded, Encoded):
-                        batch.decode(row, encoded, view)
+                        self.dataset.decode(int(samples[row]), encoded, batch, row, view)
                         continue
                 except DecodeError:
                     encoded = None

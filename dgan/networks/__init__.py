@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dgan.networks.biggan import BigGANDiscriminator, BigGANGenerator
+from dgan.networks.characters import CharacterDiscriminator, CharacterGenerator
 from dgan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from dgan.networks.encoder_decoder import ResNetGenerator, UNetGenerator
 from dgan.networks.layers import Fused
@@ -30,6 +31,7 @@ Role = Literal["generator", "discriminator"]
 
 FAMILIES: dict[str, dict[Role, type[nn.Module]]] = {
     "biggan": {"generator": BigGANGenerator, "discriminator": BigGANDiscriminator},
+    "characters": {"generator": CharacterGenerator, "discriminator": CharacterDiscriminator},
     "dcgan": {"generator": DCGANGenerator, "discriminator": DCGANDiscriminator},
     "mlp": {"generator": MLPGenerator, "discriminator": MLPDiscriminator},
     "patch": {"discriminator": PatchDiscriminator},

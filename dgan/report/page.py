@@ -53,6 +53,8 @@ def head(account: Account) -> str:
     size = f"{plan.data.resolution}×{plan.data.resolution}"
     if plan.data.kind == "audio":
         size = f"{plan.data.resolution} samples at {plan.data.rate} Hz"
+    if plan.data.kind == "text":
+        size = f"{plan.data.resolution} characters of {plan.data.channels}"
     given = f"{plan.data.classes} classes" if plan.data.classes else "unconditional"
     if plan.data.embedding:
         given = f"embeddings of {plan.data.encoder or plan.data.embedding}"

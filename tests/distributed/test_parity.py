@@ -10,6 +10,7 @@ from captions import EMBEDDED, captioned
 from clips import AUDIO, JUDGES, clips
 from pairs import PAIRED, UNPAIRED, pairs
 from ranks import run_ranks
+from texts import TEXT, texts
 from tiny import tiny
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -162,6 +163,7 @@ CASES: dict[str, dict[str, Any]] = {
     "unpaired": {**UNPAIRED, "train__accumulation": 2, "train__discriminator_updates": 2},
     "captions": {**EMBEDDED, "data__encoder": "captions:encode", "train__accumulation": 2},
     "audio": AUDIO,
+    "text": TEXT,
     "audio_judges": {**AUDIO, **JUDGES, "parallel__activation_checkpointing": True},
 }
 FSDP: dict[str, dict[str, Any]] = {
@@ -189,9 +191,9 @@ def trained(recipe: Recipe, world: World) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def shards_of(case: dict[str, Any], shards: dict[int, str]) -> str:
-    kinds = {"pairs": -1, "unpaired": -1, "audio": -2}
+    kinds = {"pairs": -1, "unpaired": -1, "audio": -2, "text": -3}
     if "data__embedding" in case:
-        return shards[-3]
+        return shards[-4]
     return shards[kinds.get(case.get("data__kind", ""), case.get("data__resolution", 8))]
 
 
@@ -233,7 +235,8 @@ def shards(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, s
         16: str(folder / "train-*.tar"),
         -1: str(pairs(folder / "pairs.tar", 11)),
         -2: str(clips(folder / "clips.tar", 11)),
-        -3: captioned(folder / "captions.tar", 11),
+        -3: str(texts(folder / "texts.tar", 11)),
+        -4: captioned(folder / "captions.tar", 11),
     }
 
 
