@@ -196,6 +196,6 @@ def _message(plan: Recipe) -> str:
 def test_vectors_of_another_size_are_refused(shards: str, tmp_path: Path) -> None:
     plan = recipe(shards, tmp_path / "run", data__embedding=SIZE + 1, data__encoder="")
     with pytest.raises(
-        ValueError, match=r"sample '0000' .* holds float32 \[3\], but a vector of 4"
+        ValueError, match=r"train\.tar: sample '0000' holds float32 \[3\], but a vector of 4"
     ):
         train(plan)

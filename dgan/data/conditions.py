@@ -17,6 +17,7 @@ from .buffers import Buffers
 from .dataset import ShardDataset
 from .decode import DecodeError, decode_field
 from .errors import SizeMismatchError
+from .images import PLAIN, View
 
 Value = str | NDArray[Any]
 """What lies beside an image: its caption, or its embedding `[D]`."""
@@ -75,21 +76,8 @@ class ConditionedDataset(ShardDataset):
             crop=self.crop,
             resize=self.resize,
             buffers=buffers or Buffers(),
-            together=self.together,
+            dataset=self,
         )
-
-    def read(self, i: int) -> Encoded:
-        """The bytes of sample `i`.
-
-        Raises:
-            DecodeError: if a field is missing or damaged, a caption empty, a vector not finite.
-            SizeMismatchError: see the class.
-        """
-        return self._checked(i, super().read(i))
-
-    def read_each(self, samples: NDArray[np.int64]) -> Sequence[Encoded]:
-        """`read` of each of `samples`. Raises as it does."""
-        return list(map(self._checked, samples.tolist(), super().read_each(samples)))
 
     def conditions(self, samples: Sequence[int]) -> Tensor:
         """The vectors of some samples, float32 `[n, size]`; no image is decoded.
@@ -112,51 +100,57 @@ class ConditionedDataset(ShardDataset):
 
     def _good(self, i: int) -> Value:
         problem: DecodeError | None = None
-        for place in range(i, i + len(self)):
+        for place in (number % len(self) for number in range(i, i + len(self))):
             try:
-                return self._value(
-                    place % len(self), self.table.read(place % len(self), self._field)
-                )
+                data = self.table.read(place, self._field)
+                return checked(decode_field(self._field, data), self.size, self.table.key(place))
             except DecodeError as error:
                 problem = problem or error
+            except SizeMismatchError as error:
+                raise SizeMismatchError(f"{self.table.shard_of(place)}: {error}") from None
         assert problem is not None, "a data set is not empty"
         raise problem
 
-    def _checked(self, i: int, sample: Encoded) -> Encoded:
-        # Here its shard is known.
-        self._value(i, sample.fields[0])
-        return sample
 
-    def _value(self, i: int, data: bytes) -> Value:
-        value = decode_field(self._field, data)
-        if isinstance(value, str):
-            if not value.strip():
-                raise DecodeError(f"{self.describe(i)} has an empty caption", "missing field")
-            return value
-        if value.shape != (self.size,) or value.dtype.kind != "f":
-            raise SizeMismatchError(
-                f"{self.describe(i)} holds {value.dtype} {list(value.shape)}, but a vector of "
-                f"{self.size} floating numbers is wanted (--data.embedding)"
-            )
-        if not np.isfinite(value).all():
-            raise DecodeError(f"the vector of {self.describe(i)} is not finite")
+def checked(value: Value, size: int, key: str) -> Value:
+    """What lies beside an image, as it is.
+
+    Raises:
+        DecodeError: a caption is empty, or a vector not finite.
+        SizeMismatchError: a vector is not of `size` floating numbers.
+    """
+    if isinstance(value, str):
+        if not value.strip():
+            raise DecodeError(f"sample {key!r} has an empty caption", "missing field")
         return value
+    if value.shape != (size,) or value.dtype.kind != "f":
+        raise SizeMismatchError(
+            f"sample {key!r} holds {value.dtype} {list(value.shape)}, but a vector of {size} "
+            "floating numbers is wanted (--data.embedding)"
+        )
+    if not np.isfinite(value).all():
+        raise DecodeError(f"the vector of sample {key!r} is not finite")
+    return value
 
 
 class _ConditionedBatch(Batch):
     """Room for images; what lies beside them is made vectors of when it is handed out."""
 
-    def __init__(
-        self, n: int, shapes: Any, *, together: Callable[..., Tensor], **options: Any
-    ) -> None:
+    def __init__(self, n: int, shapes: Any, *, dataset: ConditionedDataset, **options: Any) -> None:
         super().__init__(n, shapes, **options)
-        self._together = together
+        self._dataset = dataset
+
+    def decode(self, row: int, sample: Encoded, view: View = PLAIN) -> None:
+        """Decodes a sample into `row`. Raises as `Batch.decode`, and as `checked`."""
+        super().decode(row, sample, view)
+        (values,) = self._extras.values()
+        checked(values[row], self._dataset.size, sample.key)
 
     def as_dict(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
         """The batch as the caller sees it; `rows` keeps some of them only."""
         batch = super().as_dict(rows)
         (field,) = self._extras
-        batch["condition"] = self._together(batch.pop(field))
+        batch["condition"] = self._dataset.together(batch.pop(field))
         return batch
 
 
