@@ -12,9 +12,17 @@ from dgan.data.text import TextDataset
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import UnpairedDataset
 from dgan.evaluation import Evaluator, find_features
+from dgan.films import Films
 from dgan.laboratory.evaluator import PointEvaluator
 from dgan.metrics import open_features
-from dgan.opening import Stream, open_images, open_pairs, open_unpaired, picture_of
+from dgan.opening import (
+    Stream,
+    open_compared,
+    open_images,
+    open_pairs,
+    open_unpaired,
+    picture_of,
+)
 from dgan.parallel.world import World
 from dgan.pictures import Cycles, Images, Pairs, Pictures, Points
 from dgan.run import Run
@@ -57,6 +65,8 @@ def build_pictures(recipe: Recipe, stream: Stream, z_dim: int, world: World) -> 
         return Clips(stream, **options, picture=picture_of(recipe), rate=recipe.data.rate)
     if recipe.data.kind == "text":
         return Texts(stream, **options, alphabet=recipe.data.alphabet)
+    if recipe.data.kind == "video":
+        return Films(stream, **options)
     return Images(stream, **options)
 
 
@@ -92,8 +102,9 @@ def build_evaluator(recipe: Recipe, stream: Stream, world: World, run: Run) -> S
         if plan.features == "auto" and not training.has_labels:
             # An unconditional run's stream does not read labels; there may be some.
             training = opened.enter_context(open_images(recipe, recipe.data.shards))
-        if plan.shards:
-            compared = opened.enter_context(open_images(recipe, plan.shards))
+        if plan.shards or recipe.data.kind == "video":
+            shards = plan.shards or recipe.data.shards
+            compared = opened.enter_context(open_compared(recipe, shards))
         features = find_features(
             plan.features,
             training,

@@ -99,6 +99,8 @@ def _sizes(recipe: Recipe) -> dict[str, Any]:
     sizes = {"resolution": data.resolution, "channels": data.channels}
     # A vector in the place of a label is to a network what a one-hot one is.
     sizes["classes"] = data.classes or data.embedding
+    if data.kind == "video":
+        return sizes | {"frames": data.frames}
     # Networks of pairs are given the source beside the latent, or the image that they judge.
     return sizes | ({"source_channels": data.channels} if data.kind == "pairs" else {})
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import tyro
 
-from dgan import commands, data_commands, inside_commands, recipes
+from dgan import commands, data_commands, inside_commands, plan_command, recipes
 from dgan.config import Recipe, nearest, switches
 from dgan.watchdog import START_AGAIN
 
@@ -53,12 +53,22 @@ def deepspeed(arguments: Sequence[str]) -> None:
     print(json.dumps(deepspeed_plan(recipe, world_size=int(ranks)), indent=2))
 
 
-def _recipe(command: str, arguments: Sequence[str]) -> Recipe:
-    """The recipe that a command names, with what its other arguments change."""
+def plan(arguments: Sequence[str]) -> None:
+    """Plan a run: RECIPE [--nodes N] [--gpus-per-node M] [--gpu h100] [--section.key VALUE ...]."""
+    flags, left = plan_command.take_flags(arguments)
+    own = "[--nodes N] [--gpus-per-node M] [--gpu h100] [--json FILE] "
+    plan_command.show_plan(_recipe("plan", left, own), flags)
+
+
+def _recipe(command: str, arguments: Sequence[str], own: str = "") -> Recipe:
+    """The recipe that a command names, with what its other arguments change.
+
+    `own` are flags of the command's own, for its usage.
+    """
     if not arguments or arguments[0].startswith("-"):
         asked_for_help = arguments[:1] in (["-h"], ["--help"])
         print(
-            f"usage: dgan {command} RECIPE [--section.key VALUE ...]\n\nRECIPE is one of "
+            f"usage: dgan {command} RECIPE {own}[--section.key VALUE ...]\n\nRECIPE is one of "
             f"{', '.join(recipes.RECIPES)}; a run's directory or its recipe.toml; or an import "
             f"path, mypackage.recipes:mine.\n`dgan {command} RECIPE --help` lists what can be set.",
             file=sys.stdout if asked_for_help else sys.stderr,
@@ -100,7 +110,11 @@ def _exchange_networks(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return recipe
 
 
-OF_A_RECIPE: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "deepspeed": deepspeed}
+OF_A_RECIPE: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "plan": plan,
+    "deepspeed": deepspeed,
+}
 
 COMMANDS: dict[str, Callable[..., None]] = {
     **OF_A_RECIPE,

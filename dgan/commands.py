@@ -53,7 +53,7 @@ def evaluate(
 
     from dgan.data.location import redact
     from dgan.evaluation import Evaluator, find_features
-    from dgan.opening import open_images, picture_of
+    from dgan.opening import open_compared, open_images, picture_of
     from dgan.parallel.world import launch
     from dgan.trained import load_run
 
@@ -84,8 +84,8 @@ def evaluate(
     has_features = named != "auto" or cache.exists()
     with (
         launch(precision=recipe.train.precision) as world,
-        open_images(recipe, compared) as dataset,
-        nullcontext() if validation is None else open_images(recipe, validation) as others,
+        open_compared(recipe, compared) as dataset,
+        nullcontext() if validation is None else open_compared(recipe, validation) as others,
         # Never trained on what it judges: the data to compare with may be another split.
         nullcontext() if has_features else open_images(recipe, data.shards) as training,
     ):

@@ -53,7 +53,9 @@ class Average:
     """Above 0: a power function average of this width, relative to the run so far, instead."""
 
 
-Kind = Literal["images", "stacked", "latents", "audio", "text", "points", "pairs", "unpaired"]
+Kind = Literal[
+    "images", "stacked", "latents", "video", "audio", "text", "points", "pairs", "unpaired"
+]
 """Of data."""
 
 
@@ -72,11 +74,18 @@ class Data:
     `.txt` of each, `resolution` characters of the `alphabet`, whose number is `channels`. `points`:
     of the toy that `shards` names, `ring`, `grid` or `swissroll`. `pairs`: images `a` and `b` of
     each sample, cropped and mirrored alike. `unpaired`: images of two entries of `shards`, or the
-    halves of one of pairs, each half shuffled by itself."""
+    halves of one of pairs, each half shuffled by itself. `video`: `frames` of each clip, which is a
+    strip of square frames side by side, or an `.npy`, uint8 `[frames, channels, height, width]`;
+    frames are resized to `resolution`."""
     source: Literal["a", "b"] = "a"
     """pairs: which of them the generator is given, to make the other."""
     resolution: int = 1
     channels: int = 3
+    frames: int = 0
+    """video: frames of a clip that are shown, from a place that is drawn by (seed, position);
+    evaluation takes places that are evenly spread."""
+    frame_stride: int = 1
+    """video: the distance from one of them to the next."""
     classes: int = 0
     """0: unconditional. Otherwise labels are 0 … classes − 1 and both players see them."""
     embedding: int = 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.clips import ClipDataset, split_labelled
 from dgan.data.conditions import ConditionedDataset
 from dgan.data.waveforms import AudioDataset
 from dgan.draws import Draws, generator
@@ -80,19 +81,23 @@ def find_features(
         )
     if world.is_first and not cache.exists():
         assert dataset is not None
-        stream = ShardStream(dataset, batch_size=min(64, len(dataset)), seed=seed, workers=0)
-        batches = ((picture(batch["image"]), batch["label"]) for batch in stream)
-        classifier = train_classifier(
-            batches,
-            num_classes=dataset.num_classes,
-            max_samples=min(len(dataset), 10_000),
-            seed=seed,
-            device=world.device,
-        )
+        classifier = _classifier_of(dataset, picture, seed, world.device)
         cache.parent.mkdir(parents=True, exist_ok=True)
         classifier.save(cache)
     world.barrier()
     return ClassifierFeatures.load(cache, device=world.device)
+
+
+def _classifier_of(
+    dataset: ShardDataset, picture: Picture, seed: int, device: torch.device
+) -> ClassifierFeatures:
+    options: dict[str, Any] = {"num_classes": dataset.num_classes, "seed": seed, "device": device}
+    if isinstance(dataset, ClipDataset):
+        fit, held_out = split_labelled(dataset)
+        return train_classifier(fit, held_out=held_out, **options)
+    stream = ShardStream(dataset, batch_size=min(64, len(dataset)), seed=seed, workers=0)
+    batches = ((picture(batch["image"]), batch["label"]) for batch in stream)
+    return train_classifier(batches, max_samples=min(len(dataset), 10_000), **options)
 
 
 class Evaluator:
@@ -321,6 +326,8 @@ def _require_samples(
 def _crop(dataset: ShardDataset) -> str:
     if isinstance(dataset, AudioDataset):
         return "none" if dataset.crop == "none" else f"the middle {dataset.resolution} samples"
+    if isinstance(dataset, ClipDataset):
+        return f"{dataset.frames} frames with a stride of {dataset.stride}"
     side = dataset.shapes[dataset.image_names[0]][1]
     if dataset.crop in ("centre", "random"):
         return f"the middle square, Lanczos, to {side}×{side}"

@@ -44,7 +44,7 @@ def sample(
         out: a PNG for one grid (by default grid.png; of a conditional generator a row a class); a
             GIF for a loop; anything else is a folder for one PNG a sample. Of audio a WAV of all
             samples (by default samples.wav), a PNG of spectrograms, or a folder for a WAV each. Of
-            text a file of lines (by default samples.txt).
+            text a file of lines (by default samples.txt), of clips a GIF, or the PNG of a sheet.
         seed: of the latents; sample i of a seed is the same whatever the count.
         label: one class for all; without it, a conditional generator's classes take turns, and in a
             loop each has a tile.
@@ -62,6 +62,7 @@ def sample(
     """
     from dgan.clips import save_clips
     from dgan.data.text import text_of
+    from dgan.films import save_films
     from dgan.inside.samples import Samples
     from dgan.opening import picture_of
     from dgan.texts import save_text
@@ -85,7 +86,7 @@ def sample(
     samples = Samples(trained.network, trained.z_dim, count=count, seed=seed)
     value = truncation[0] if truncation else None
     kind = trained.recipe.data.kind
-    if kind in ("audio", "text") and (interpolate or neighbours or len(truncation) > 1):
+    if kind in ("audio", "text", "video") and (interpolate or neighbours or len(truncation) > 1):
         raise ValueError(
             f"{run} makes {kind}: --interpolate, --neighbours and several --truncation are of "
             "images"
@@ -110,6 +111,10 @@ def sample(
     elif len(truncation) > 1:
         out = _named(out, "truncation.png")
         _save_sheet([(f"{value:g}", samples.images(given, value)) for value in truncation], out)
+    elif kind == "video":
+        out = out or Path("grid.gif")
+        columns = trained.recipe.data.classes if label is None else 0
+        save_films(samples.images(given, value), out, columns or round(count**0.5))
     else:
         out = out or Path("grid.png")
         _save_samples(samples.images(given, value), labels, label is None, seed, out)
@@ -236,7 +241,7 @@ def _require_images(run: Path, trained: "TrainedGenerator") -> None:
 
 
 def _require_pixels(run: Path, trained: "TrainedGenerator") -> None:
-    if (kind := trained.recipe.data.kind) in ("audio", "text"):
+    if (kind := trained.recipe.data.kind) in ("audio", "text", "video"):
         raise ValueError(f"{run} is a run on {kind}, and what is compared here are images")
     if trained.recipe.data.kind == "latents":
         raise ValueError(

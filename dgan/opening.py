@@ -7,6 +7,7 @@ from typing import Any
 from dgan.checkpoint import complete
 from dgan.config import Data, Recipe
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.clips import ClipDataset, Places
 from dgan.data.conditions import ConditionedDataset
 from dgan.data.decode import DecodeError, image_channels, open_image
 from dgan.data.latents import LatentDataset
@@ -116,6 +117,8 @@ def open_images(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
     if recipe.data.kind == "text":
         del options["channels"]
         return TextDataset(shards, alphabet=recipe.data.alphabet, **options)
+    if recipe.data.kind == "video":
+        return ClipDataset(shards, **_as_clips(recipe))
     if recipe.data.embedding:
         plan = recipe.data
         return ConditionedDataset(shards, size=plan.embedding, encoder=plan.encoder, **options)
@@ -127,6 +130,24 @@ def picture_of(recipe: Recipe) -> Picture:
     if recipe.data.kind == "audio":
         return Spectrogram(rate=recipe.data.rate, resolution=recipe.data.resolution)
     return visible
+
+
+def open_compared(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
+    """What scores compare with: the images of `shards`, or several places of each clip."""
+    if recipe.data.kind == "video":
+        return Places(shards, each=PLACES, **_as_clips(recipe))
+    return open_images(recipe, shards)
+
+
+PLACES = 16
+"""Of each clip that scores compare with."""
+
+
+def _as_clips(recipe: Recipe) -> dict[str, Any]:
+    """How the clips of shards are to be read."""
+    options, data = _as_stored(recipe.data) | {"labels": None}, recipe.data
+    del options["crop"]
+    return options | {"frames": data.frames, "stride": data.frame_stride}
 
 
 def open_pairs(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:

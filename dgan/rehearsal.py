@@ -21,7 +21,7 @@ def rehearse(players: Players, recipe: Recipe, world: World) -> None:
     Raises:
         ValueError: a network does not take, or give, what it should; names its option.
     """
-    shape = _shape(recipe)
+    shape = sample_shape(recipe)
     sample = torch.zeros(1, *shape, device=world.device, dtype=world.dtype)
     z = sample.new_zeros(1, players.z_dim)
     label = torch.zeros(1, dtype=torch.int64, device=world.device) if recipe.data.classes else None
@@ -49,12 +49,12 @@ def rehearse(players: Players, recipe: Recipe, world: World) -> None:
 def _rehearse_discriminator(
     players: Players, recipe: Recipe, world: World, inputs: tuple[Tensor | None, ...]
 ) -> None:
-    name = f"--discriminator.network {recipe.discriminator.network}"
+    name, shape = f"--discriminator.network {recipe.discriminator.network}", sample_shape(recipe)
     # Not frozen: at its first forward FSDP2 reads off what is trained the dtype of gradients.
     replica = players.discriminator.replica
     with torch.no_grad(), world.autocast():
         replica.module.eval()
-        logits = _called(replica.module, inputs, f"{name} cannot judge samples {_shape(recipe)}")
+        logits = _called(replica.module, inputs, f"{name} cannot judge samples {shape}")
         replica.module.train()
     replica.written()
     try:
@@ -72,10 +72,12 @@ def _called(network: Any, inputs: tuple[Tensor | None, ...], problem: str) -> tu
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def _shape(recipe: Recipe) -> tuple[int, ...]:
+def sample_shape(recipe: Recipe) -> tuple[int, ...]:
+    """Of one sample of the recipe's data."""
     data = recipe.data
     if data.kind == "points":
         return (find_toy(str(data.shards)).dimension,)
     if data.kind in ("audio", "text"):
         return data.channels, data.resolution
-    return data.channels, data.resolution, data.resolution
+    frames = (data.frames,) if data.kind == "video" else ()
+    return data.channels, *frames, data.resolution, data.resolution

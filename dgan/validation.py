@@ -9,6 +9,7 @@ from dgan.validation_audio import check_audio
 from dgan.validation_condition import check_condition
 from dgan.validation_task import check_task
 from dgan.validation_text import check_text
+from dgan.validation_video import check_video
 
 
 def validate(recipe: Recipe) -> None:
@@ -82,9 +83,10 @@ def validate(recipe: Recipe) -> None:
     elif recipe.data.kind not in ("audio", "text") and recipe.data.channels not in (1, 3):
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
     check_audio(recipe)
-    check_condition(recipe)
     check_text(recipe)
+    check_condition(recipe)
     _check_kind(recipe)
+    check_video(recipe)
 
 
 ON_WEIGHTS = ("orthogonal", "historical")
@@ -168,8 +170,8 @@ def _check_latents(recipe: Recipe) -> None:
 
 
 UNBOUNDED = (
-    "characters", "dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer", "waveform",
-    "waveform-judges",
+    "characters", "dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer", "video",
+    "waveform", "waveform-judges",
 )  # fmt: skip
 """Families of discriminators that nothing keeps Lipschitz by itself."""
 

@@ -22,7 +22,8 @@ def distribute(
         ValueError: the layout does not fit the world. ImportError: DeepSpeed is not installed.
     """
     layout.check(world)
-    module = module.to(world.device, world.dtype)
+    if not _is_placed(module, world):  # fake tensors, of a planned network, stay where they are
+        module = module.to(world.device, world.dtype)
     if world.size > 1:  # alone, gloo takes a millisecond to find that there is nothing to exchange
         for part in module.modules():
             if isinstance(part, NormAct):
@@ -42,3 +43,13 @@ def distribute(
 
         return DeepSpeedReplica(module, world, layout.deepspeed)
     return Replica(module, world)
+
+
+def _is_placed(module: nn.Module, world: World) -> bool:
+    """Whether `module` is on the run's device, in its dtype."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return all(
+        tensor.device == world.device
+        and (tensor.dtype == world.dtype or not tensor.is_floating_point())
+        for tensor in tensors
+    )

@@ -25,6 +25,7 @@ from dgan.recipes.stylegan2 import cifar10_stylegan2, cifar10_stylegan2_conditio
 from dgan.recipes.text import characters_wgan_gp
 from dgan.recipes.transformer import imagenet256_transformer, ten_billion
 from dgan.recipes.translation import facades_cyclegan_64, facades_pix2pix, facades_pix2pix_128
+from dgan.recipes.video import weizmann_video
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
@@ -50,6 +51,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "facades-pix2pix-128": facades_pix2pix_128,
     "facades-cyclegan-64": facades_cyclegan_64,
     "fsdd-wavegan": fsdd_wavegan,
+    "weizmann-video": weizmann_video,
 }
 
 

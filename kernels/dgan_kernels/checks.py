@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
@@ -132,11 +133,12 @@ def is_plain_eager(x: Tensor) -> bool:
     """Return whether x meets no more than autograd in reverse mode: what a ctx-style Function can.
 
     Forward mode would lose, without a word, terms that a reverse pass over it needs; a compiler
-    those of a Function's second derivative; torch.func refuses it. Subclasses (a DTensor, a
-    FakeTensor) do not know every operator that works in place.
+    those of a Function's second derivative; torch.func refuses it. Subclasses (a DTensor) do not
+    know every operator that works in place. A FakeTensor goes where the real one would: plans are
+    made with it.
     """
     return (
-        (type(x) is Tensor or type(x) is Parameter)
+        (type(x) is Tensor or type(x) is Parameter or type(x) is FakeTensor)
         and forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
         and not torch.compiler.is_compiling()

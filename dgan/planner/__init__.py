@@ -1,0 +1,24 @@
+"""What a recipe would take on a cluster that is not here: memory, exchanges, FLOPs, time."""
+
+from dgan.planner.estimate import ASSUMPTIONS, Plan, Row, make_plan
+from dgan.planner.footprint import Footprint, Rehearsals, Traffic, merged
+from dgan.planner.hardware import GPUS, find_gpu
+from dgan.planner.job import Job
+from dgan.planner.rehearsal import Rehearsal, Setting, rehearse
+
+__all__ = [
+    "ASSUMPTIONS",
+    "GPUS",
+    "Footprint",
+    "Job",
+    "Plan",
+    "Rehearsal",
+    "Rehearsals",
+    "Row",
+    "Setting",
+    "Traffic",
+    "find_gpu",
+    "make_plan",
+    "merged",
+    "rehearse",
+]
