@@ -38,7 +38,7 @@ def plan(recipe: Recipe, *, nodes: int, gpus_per_node: int, gpu: str) -> Plan:
     if recipe.train.precision == "float64":
         raise ValueError("--train.precision float64 is for checks: plan float32 or bfloat16")
     job = _job(recipe, nodes, gpus_per_node)
-    ranks = min(job.ranks, REHEARSED_RANKS)
+    ranks = min(max(job.ranks, 2), REHEARSED_RANKS)  # of one rank nothing would be sharded
     first = _rehearsal(recipe, job, "single", 1, False)
     ways: list[tuple[Strategy, int, bool]] = [("fsdp", ranks, False)]
     if all(units > 1 for units in first.units.values()):  # there is something to recompute

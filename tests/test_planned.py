@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dgan.planner import Footprint, Plan, hardware, merged
 from dgan.schedule import constant
 
 POINTS = {
-    "family": "mlp", "data__kind": "points", "data__classes": 0, "data__flip": False,
+    "family": "points", "data__kind": "points", "data__classes": 0, "data__flip": False,
 }  # fmt: skip
 WIDTH, DEPTH, PATCH = 8, 2, 4
 TOKENS = (8 // PATCH) ** 2
@@ -32,6 +33,15 @@ def recipe(**changes: Any) -> Recipe:
 @pytest.fixture(scope="module")
 def planned() -> Plan:
     return plan(recipe(penalty__every=4), nodes=8, gpus_per_node=8, gpu="h100")
+
+
+@pytest.fixture(scope="module")
+def unpenalised() -> Plan:
+    """On GPUs that are too small for anything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(hardware.GPUS, "small", replace(hardware.GPUS["h100"], memory=2**31))
+        without = recipe(penalty__gamma=constant(0.0))
+        return plan(without, nodes=8, gpus_per_node=8, gpu="small")
 
 
 def kept(plan: Plan) -> dict[str, Footprint]:
@@ -92,7 +102,8 @@ def test_what_is_sent_is_that_of_the_formulas(planned: Plan) -> None:
     # relativistic loss, real samples, 1.
     passes = {"generator": 3, "discriminator": 2 + 2 / 4 + 3}
     gathered = 2 * sum(passes[role] * size for role, size in padded.items())
-    assert sent["fsdp"]["all_gather", 64].whole == pytest.approx(gathered, rel=0.01)
+    # Of what is filled up to 64 rows, a mean over both networks is taken.
+    assert sent["fsdp"]["all_gather", 64].whole == pytest.approx(gathered, rel=0.05)
     copies = sent["fsdp, 8 copies"]
     assert copies["all_gather", 8].across is False
     assert copies["all_reduce", 8].whole == pytest.approx(
@@ -100,15 +111,23 @@ def test_what_is_sent_is_that_of_the_formulas(planned: Plan) -> None:
     )
 
 
-def test_a_penalty_costs_memory_and_a_lazy_one_fewer_flops(planned: Plan) -> None:
-    always = kept(plan(recipe(), nodes=8, gpus_per_node=8, gpu="h100"))["fsdp"]
-    never = plan(recipe(penalty__gamma=constant(0.0)), nodes=8, gpus_per_node=8, gpu="h100")
-    without, lazy = kept(never)["fsdp"], kept(planned)["fsdp"]
-    assert always.penalty is not None
-    assert always.penalty > 0
-    assert without.penalty == 0
-    assert always.peak > without.peak
-    assert lazy.flops == pytest.approx((always.flops + 3 * without.flops) / 4)
+def test_a_penalty_costs_memory_and_flops(planned: Plan, unpenalised: Plan) -> None:
+    without, lazy = kept(unpenalised), kept(planned)
+    for strategy in ("ddp", "fsdp", "deepspeed 2"):
+        assert (lazy[strategy].penalty or 0) > 0 == without[strategy].penalty
+        assert lazy[strategy].peak > without[strategy].peak
+        assert lazy[strategy].flops > without[strategy].flops
+
+
+def test_more_samples_on_a_gpu_are_as_if_they_had_been_rehearsed(planned: Plan) -> None:
+    # Nine samples on each of 64 were: here all are on one.
+    on_one = plan(recipe(penalty__every=4), nodes=1, gpus_per_node=1, gpu="h100")
+    rows = [row.footprint for row in planned.rows if row.footprint.strategy == "single"]
+    assert [row.footprint.strategy for row in on_one.rows] == ["single", "single"]
+    assert on_one.best is not None
+    for scaled, row in zip(rows, on_one.rows, strict=True):
+        assert scaled.peak == pytest.approx(row.footprint.peak, rel=0.02)
+        assert scaled.flops == pytest.approx(row.footprint.flops, rel=0.02)
 
 
 def test_recomputed_blocks_need_less_memory_and_more_flops(planned: Plan) -> None:
@@ -117,7 +136,7 @@ def test_recomputed_blocks_need_less_memory_and_more_flops(planned: Plan) -> Non
     assert found["fsdp", True].flops > found["fsdp", False].flops
 
 
-def test_the_cheapest_that_fits_is_marked(monkeypatch: pytest.MonkeyPatch, planned: Plan) -> None:
+def test_the_cheapest_that_fits_is_marked(planned: Plan) -> None:
     assert planned.best is not None
     assert planned.rows[planned.best].fits
     best = planned.rows[planned.best]
@@ -126,12 +145,13 @@ def test_the_cheapest_that_fits_is_marked(monkeypatch: pytest.MonkeyPatch, plann
     assert sum(best.seconds) <= 1.03 * fastest
     assert [nodes for nodes, _ in planned.scaling] == [1, 2, 4, 8]  # 576 is no multiple of 128
     assert planned.warnings == sorted(planned.warnings, key=len, reverse=True)
-    h100 = hardware.GPUS["h100"]
-    small = {name: getattr(h100, name) for name in h100.__dataclass_fields__} | {"memory": 2**31}
-    monkeypatch.setitem(hardware.GPUS, "small", hardware.GPU(**small))
-    nothing = plan(recipe(), nodes=1, gpus_per_node=2, gpu="small")
-    assert nothing.best is None
-    assert "nothing fits" in nothing.warnings[0]
+
+
+def test_that_nothing_fits_is_said_first(unpenalised: Plan) -> None:
+    assert unpenalised.best is None
+    assert unpenalised.scaling == []
+    assert not any(row.fits for row in unpenalised.rows)
+    assert "nothing fits" in unpenalised.warnings[0]
 
 
 def test_the_command_prints_tables_and_writes_json(

@@ -23,7 +23,8 @@ ASSUMPTIONS = (
     f"memory is that of tensors, with the reference code of kernels, + {FRAGMENTATION:.0%} for "
     f"fragmentation + {BESIDES_TENSORS / GIB:.0f} GiB for CUDA, NCCL, cuDNN and cuBLAS",
     "not modelled: launching kernels, which small networks wait for; loading data, evaluation, "
-    "checkpoints; offloading, reshard_within; FSDP2's prefetching, which may hold another unit",
+    "checkpoints; compiling, offloading, reshard_within; FSDP2's prefetching, which may hold "
+    "another unit; path lengths, if any, are counted in every step",
 )
 
 SAME = 0.03

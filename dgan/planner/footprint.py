@@ -16,8 +16,18 @@ MASTER = 4
 
 Memory = Counter[str]
 """Bytes by label."""
-Moments = dict[str, list[Memory]]
-"""The worst moments of each kind of update."""
+
+
+class Moments(NamedTuple):
+    """Of an update, those one of which is the worst."""
+
+    passes: list[Memory]
+    stepping: list[Memory]
+
+    @property
+    def all(self) -> list[Memory]:
+        """Of its passes and of the optimizer's step."""
+        return self.passes + self.stepping
 
 
 class Traffic(NamedTuple):
@@ -99,16 +109,15 @@ def footprint(
     found: Rehearsals,
     rehearsal: Rehearsal,
     job: Job,
-    moments: Moments,
+    moments: dict[str, Moments],
     traffic: list[Traffic],
     shards: int,
 ) -> Footprint:
     """Of the worst of `moments`; `rehearsal` is the one of `found` that they are from."""
-    every = [moment for each in moments.values() for moment in each]
-    worst = max(every, key=total)
+    worst = max((moment for each in moments.values() for moment in each.all), key=total)
     penalty = None if rehearsal.penalised else 0.0
     if WITHOUT in moments:
-        others = [m for name, each in moments.items() if name != "discriminator" for m in each]
+        others = [m for name, each in moments.items() if name != "discriminator" for m in each.all]
         penalty = max(0.0, total(worst) - max(map(total, others)))
     return Footprint(
         strategy=strategy,
@@ -182,13 +191,16 @@ def statistics(found: Rehearsals, job: Job) -> Iterator[Traffic]:
         yield over_all(collective, job, *exchanged(found.sharded, job, collective))
 
 
-def moments_of(rehearsal: Rehearsal, job: Job, factors: dict[str, float] | None = None) -> Moments:
+def moments_of(
+    rehearsal: Rehearsal, job: Job, factors: dict[str, float] | None = None
+) -> dict[str, Moments]:
     """As rehearsed, for the job's rows; `factors` multiply labels."""
     by = {REST: job.rows / rehearsal.setting.rows, **(factors or {})}
+
+    def scaled(moments: list[Counter[str]]) -> list[Memory]:
+        return [Counter({k: size * by.get(k, 1) for k, size in each.items()}) for each in moments]
+
     return {
-        name: [
-            Counter({label: size * by.get(label, 1) for label, size in moment.items()})
-            for moment in (update.passes, update.stepping)
-        ]
+        name: Moments(scaled(update.passes), scaled(update.stepping))
         for name, update in rehearsal.updates.items()
     }

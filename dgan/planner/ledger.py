@@ -61,7 +61,7 @@ def _convolution_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, *options: Any, **_: Any
 ) -> int:
     """As many as the convolution itself has for each of the gradients of x and of the weight."""
-    *_, transposed, _, _, wanted = options
+    transposed, wanted = options[-4], options[-1]
     places = x.shape if transposed else gradient.shape
     return 2 * x.shape[0] * math.prod(places[2:]) * weight.numel() * sum(wanted[:2])
 
@@ -92,6 +92,8 @@ class Segment:
     """What was noted between two marks."""
 
     name: str
+    start: int = 0
+    """The event after which it begins."""
     flops: int = 0
     exchanged: Counter[str] = field(default_factory=Counter)
     """Bytes of the whole that each exchange is about: of what a gather gives, a reduction takes."""
@@ -100,7 +102,6 @@ class Segment:
     """Bytes that FSDP2 would gather if weights stayed from a forward to its backward pass."""
     peak: int = 0
     """Bytes, of all that lived at its worst moment."""
-    at: int = 0
 
 
 class Ledger(TorchDispatchMode):
@@ -192,7 +193,7 @@ class Ledger(TorchDispatchMode):
     def mark(self, name: str, unclaimed: str = REST) -> None:
         """Begin a segment; new memory is labelled `unclaimed` in it until something claims it."""
         self.unclaimed = unclaimed
-        self.segments.append(Segment(name, peak=self.live, at=self.events))
+        self.segments.append(Segment(name, start=self.events, peak=self.live))
 
     def label(self, label: str, tensors: Iterable[Any]) -> None:
         """Say what the memory of `tensors` is for, since it was allocated."""
@@ -221,14 +222,6 @@ class Ledger(TorchDispatchMode):
         elif in_backward():
             self.kept.discard(key)
 
-    def composition(self, at: int) -> Counter[str]:
-        """Bytes by label of what lived at an event."""
-        found: Counter[str] = Counter()
-        for each in self.allocations:
-            if each.birth <= at and (each.death is None or at < each.death):
-                found[each.label] += each.size
-        return found
-
     def _allocate(self, storage: Any, size: int, label: str) -> None:
         self.events += 1
         self.live += size
@@ -236,9 +229,7 @@ class Ledger(TorchDispatchMode):
         allocation = Allocation(size, label, self.events)
         self.allocations.append(allocation)
         self._held[key] = (weakref.ref(storage, lambda _: self._free(key, allocation)), allocation)
-        segment = self.segments[-1]
-        if self.live > segment.peak:
-            segment.peak, segment.at = self.live, self.events
+        self.segments[-1].peak = max(self.segments[-1].peak, self.live)
 
     def _free(self, key: int, allocation: Allocation | None = None) -> None:
         held = self._held.get(key)

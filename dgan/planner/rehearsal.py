@@ -33,6 +33,7 @@ from dgan.planner.ledger import (
     WEIGHTS,
     Ledger,
 )
+from dgan.planner.moments import worst_moments
 from dgan.schedule import constant
 from dgan.step import Objective, Pace, Player, Players, Turn, update
 from dgan.tasks.penalty import Penalty
@@ -66,15 +67,16 @@ class Update:
     """What one update of a player takes on one rank.
 
     Attributes:
-        passes: bytes by label at the worst moment of the forward and backward passes.
+        passes: bytes by label at moments of the forward and backward passes, one of which is the
+            worst (`worst_moments`).
         stepping: likewise of the optimizer's step.
         flops: of all micro-batches.
         exchanged: bytes by collective, as in `ledger.Segment`; `exchanges` counts them.
         if_kept: bytes, as there.
     """
 
-    passes: Counter[str]
-    stepping: Counter[str]
+    passes: list[Counter[str]]
+    stepping: list[Counter[str]]
     flops: int
     exchanged: Counter[str]
     exchanges: Counter[str]
@@ -253,7 +255,7 @@ def _measured(
     finally:
         hook.remove()
         ledger.mark("closed")
-    *passes, step, _ = ledger.segments[first:]
+    *passes, step, closed = ledger.segments[first:]
     # All micro-batches but the last are alike.
     times = [setting.accumulation - 1, 1] if taken == 2 else [1]
     exchanged: Counter[str] = Counter()
@@ -263,8 +265,8 @@ def _measured(
             exchanged[kind] += count * size
             exchanges[kind] += count * segment.exchanges[kind]
     return Update(
-        passes=ledger.composition(max(passes, key=lambda segment: segment.peak).at),
-        stepping=ledger.composition(step.at),
+        passes=worst_moments(ledger.allocations, passes[0].start, step.start),
+        stepping=worst_moments(ledger.allocations, step.start, closed.start),
         flops=sum(count * segment.flops for segment, count in zip(passes, times)),
         exchanged=exchanged + step.exchanged,
         exchanges=exchanges + step.exchanges,

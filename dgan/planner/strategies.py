@@ -33,9 +33,10 @@ DDP_BUCKET = 25 * 2**20
 
 
 def footprints(found: Rehearsals, job: Job) -> Iterator[Footprint]:
-    """Of every strategy that can run the job."""
-    if job.ranks == 1:
+    """Of every strategy that can run the job, the simplest first."""
+    if job.ranks == 1:  # where all of them are that one
         yield single(found, job)
+        return
     yield ddp(found, job)
     yield fsdp(found, job)
     yield fsdp(found, job, keep=True)
@@ -56,7 +57,7 @@ def single(found: Rehearsals, job: Job) -> Footprint:
 def ddp(found: Rehearsals, job: Job) -> Footprint:
     """Copies. The buckets that gradients are averaged in are a second set of them, kept always."""
     whole, moments = found.whole, moments_of(found.whole, job)
-    for moment in (moment for each in moments.values() for moment in each):
+    for moment in (moment for each in moments.values() for moment in each.all):
         moment[BUCKETS] = MASTER * both(whole)
     traffic = [*statistics(found, job)]
     for player, count in updates(job):
@@ -79,8 +80,8 @@ def fsdp(found: Rehearsals, job: Job, *, keep: bool = False, copies: int = 1) ->
         name, flags = f"{name}, kept", f"{flags} --parallel.reshard_after_forward False"
         # Either network is still gathered when the other's backward pass begins.
         everything = job.compute_bytes * shards * both(sharded, shards)
-        for passes, _ in moments.values():
-            passes[IN_FLIGHT] = max(passes[IN_FLIGHT], everything)
+        for moment in (moment for each in moments.values() for moment in each.passes):
+            moment[IN_FLIGHT] = max(moment[IN_FLIGHT], everything)
     across = job.nodes > 1 and copies == 1
     size, count = exchanged(sharded, job, "all_gather")
     if keep:

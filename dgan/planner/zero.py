@@ -15,6 +15,7 @@ from dgan.planner.footprint import (
     PLAYERS,
     Footprint,
     Memory,
+    Moments,
     Rehearsals,
     Traffic,
     elements,
@@ -34,7 +35,6 @@ from dgan.planner.ledger import (
     IN_FLIGHT,
     OPTIMIZER,
     REST,
-    STEPPING,
     WEIGHTS,
 )
 
@@ -49,17 +49,13 @@ def deepspeed(found: Rehearsals, job: Job, stage: Stage) -> Footprint:
     whole = {player: elements(rehearsal, player) for player in PLAYERS}
     held = _held(stage, whole, job)
     moments = {}
-    for name, (passes, step) in moments_of(rehearsal, job).items():
+    for name, found_of in moments_of(rehearsal, job).items():
         trained = whole["generator" if name == "generator" else "discriminator"]
         part = MASTER * trained / job.ranks
-        working = Counter({REST: passes[REST], GRADIENTS: _gradients(stage, passes, part, job)})
-        if not job.bfloat16:  # in which the weights are else already: autocast makes no copies
-            working[CAST] = passes[CAST]
-        if stage == 3:
-            # Of what a pass gathers, little is freed before the next one.
-            working[IN_FLIGHT] = job.compute_bytes * sum(whole.values())
-        stepping = Counter({REST: step[REST], GRADIENTS: part, STEPPING: 2 * part})
-        moments[name] = [held + working, held + stepping]
+        moments[name] = Moments(
+            [held + _working(stage, each, part, whole, job) for each in found_of.passes],
+            [held + Counter({REST: each[REST], GRADIENTS: part}) for each in found_of.stepping],
+        )
     traffic = [*statistics(found, job), *_traffic(found, job, stage, whole)]
     flags = f"--parallel.strategy deepspeed --parallel.zero_stage {stage}"
     return footprint(
@@ -87,6 +83,17 @@ def _held(stage: Stage, whole: dict[str, int], job: Job) -> Memory:
             BUCKETS: buckets * size * job.bucket,
         }
     )
+
+
+def _working(stage: Stage, passes: Memory, part: float, whole: dict[str, int], job: Job) -> Memory:
+    """What comes and goes in the forward and backward passes."""
+    working = Counter({REST: passes[REST], GRADIENTS: _gradients(stage, passes, part, job)})
+    if not job.bfloat16:  # in which the weights are else already: autocast makes no copies
+        working[CAST] = passes[CAST]
+    if stage == 3:
+        # Of what a pass gathers, little is freed before the next one.
+        working[IN_FLIGHT] = job.compute_bytes * sum(whole.values())
+    return working
 
 
 def _gradients(stage: Stage, passes: Memory, part: float, job: Job) -> float:

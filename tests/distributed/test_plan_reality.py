@@ -70,7 +70,7 @@ class Sent(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func.namespace == "c10d":
-            name = func._overloadpacket.__name__
+            name: str = func._overloadpacket.__name__
             whole = tree_leaves(args[1] if "reduce_scatter" in name else args[0])
             size = sum(t.numel() * t.element_size() for t in whole if isinstance(t, Tensor))
             self.bytes[NAMES.get(name, name)] += size
@@ -79,7 +79,7 @@ class Sent(TorchDispatchMode):
 
 def measured(recipes: list[Recipe]) -> list[tuple[int, dict[str, int]]]:
     """Of the second step of each: bytes at the worst moment, and bytes by collective."""
-    with launch(precision="float32") as world:
+    with launch(precision=recipes[0].train.precision) as world:
         return [one(recipe, world) for recipe in recipes]
 
 
@@ -107,7 +107,9 @@ def one(recipe: Recipe, world: Any) -> tuple[int, dict[str, int]]:
 
 def peak_of(profiler: profile) -> int:
     """The most bytes that were allocated at once during the second step."""
-    events = profiler.profiler.kineto_results.events()
+    assert profiler.profiler is not None
+    results: Any = profiler.profiler.kineto_results
+    events = results.events()
     (second,) = (event for event in events if event.name() == "second")
     live = peak = 0
     for event in sorted(
@@ -138,6 +140,14 @@ def compare(name: str, footprint: Footprint, found: list[tuple[int, dict[str, in
     assert expected.keys() == sent.keys() - {"broadcast_"}, name
     for collective, whole in expected.items():
         assert whole == pytest.approx(sent[collective], rel=WITHIN), (name, collective)
+
+
+def test_one_process_holds_what_was_planned() -> None:
+    footprints = planned_for(1, 1)
+    recipes = [recipe(), recipe(activation_checkpointing=True)]
+    (results,) = run_ranks(1, measured, recipes)
+    for name, found in zip(("single", "recomputed single"), results, strict=True):
+        compare(name, footprints[name], [found])
 
 
 def test_two_ranks_hold_and_send_what_was_planned() -> None:

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dgan.planner.ledger import REST, WEIGHTS, Ledger
+from dgan.planner.moments import composition
 
 
 def test_memory_is_counted_from_birth_to_death() -> None:
@@ -35,7 +36,7 @@ def test_a_label_holds_from_the_birth_of_what_it_labels() -> None:
         weight = torch.zeros(8, 8)
         other = torch.zeros(4)
         ledger.label(WEIGHTS, [weight])
-    assert ledger.composition(ledger.segments[0].at) == {WEIGHTS: 256, REST: 16}
+    assert composition(ledger.allocations, ledger.events) == {WEIGHTS: 256, REST: 16}
     assert other.shape == (4,)
 
 
