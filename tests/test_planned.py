@@ -19,9 +19,15 @@ from dgan.planned import plan
 from dgan.planner import Footprint, Plan, hardware, merged
 from dgan.schedule import constant
 
-POINTS = {
-    "family": "points", "data__kind": "points", "data__classes": 0, "data__flip": False,
-}  # fmt: skip
+POINTS: dict[str, Any] = {
+    "data__kind": "points",
+    "data__classes": 0,
+    "data__flip": False,
+    "generator__network": "points",
+    "generator__options": {"widths": (16,), "z_dim": 6},
+    "discriminator__network": "points",
+    "discriminator__options": {"widths": (16,)},
+}
 WIDTH, DEPTH, PATCH = 8, 2, 4
 TOKENS = (8 // PATCH) ** 2
 
