@@ -1,6 +1,6 @@
 """What scores and shows samples, as a recipe and its data have it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -8,16 +8,26 @@ from dgan.clips import Clips
 from dgan.config import Recipe
 from dgan.data import ShardDataset, ShardStream
 from dgan.data.location import redact
+from dgan.data.text import TextDataset
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import UnpairedDataset
 from dgan.evaluation import Evaluator, find_features
+from dgan.films import Films
 from dgan.laboratory.evaluator import PointEvaluator
 from dgan.metrics import open_features
-from dgan.opening import Stream, open_images, open_pairs, open_unpaired, picture_of
+from dgan.opening import (
+    Stream,
+    open_compared,
+    open_images,
+    open_pairs,
+    open_unpaired,
+    picture_of,
+)
 from dgan.parallel.world import World
 from dgan.pictures import Cycles, Images, Pairs, Pictures, Points
 from dgan.run import Run
 from dgan.scores import way_to
+from dgan.texts import TextEvaluator, Texts
 from dgan.translated import CycleEvaluator, PairEvaluator
 
 TRANSLATED = ("pairs", "unpaired")
@@ -53,6 +63,10 @@ def build_pictures(recipe: Recipe, stream: Stream, z_dim: int, world: World) -> 
     }
     if recipe.data.kind == "audio":
         return Clips(stream, **options, picture=picture_of(recipe), rate=recipe.data.rate)
+    if recipe.data.kind == "text":
+        return Texts(stream, **options, alphabet=recipe.data.alphabet)
+    if recipe.data.kind == "video":
+        return Films(stream, **options)
     return Images(stream, **options)
 
 
@@ -74,9 +88,12 @@ def build_evaluator(recipe: Recipe, stream: Stream, world: World, run: Run) -> S
         return None
     if isinstance(stream, ToyStream):
         return PointEvaluator(stream.toy, seed=recipe.train.seed, world=world)
-    if recipe.data.kind in TRANSLATED:
+    if recipe.data.kind in (*TRANSLATED, "text"):
         compared = plan.shards or recipe.data.shards
-        evaluator = translation_evaluator(recipe, compared, plan.features, world)
+        if recipe.data.kind == "text":
+            evaluator = text_evaluator(recipe, compared, world)
+        else:
+            evaluator = translation_evaluator(recipe, compared, plan.features, world)
         _require_best(recipe, evaluator.scores)
         return evaluator
     assert isinstance(stream, ShardStream), "of images"
@@ -85,8 +102,9 @@ def build_evaluator(recipe: Recipe, stream: Stream, world: World, run: Run) -> S
         if plan.features == "auto" and not training.has_labels:
             # An unconditional run's stream does not read labels; there may be some.
             training = opened.enter_context(open_images(recipe, recipe.data.shards))
-        if plan.shards:
-            compared = opened.enter_context(open_images(recipe, plan.shards))
+        if plan.shards or recipe.data.kind == "video":
+            shards = plan.shards or recipe.data.shards
+            compared = opened.enter_context(open_compared(recipe, shards))
         features = find_features(
             plan.features,
             training,
@@ -135,7 +153,22 @@ def translation_evaluator(
     return PairEvaluator(dataset, extractor, source=source, seed=seed, **options)
 
 
-def _require_best(recipe: Recipe, scores: set[str]) -> None:
+def text_evaluator(recipe: Recipe, shards: str | tuple[str, ...], world: World) -> TextEvaluator:
+    """What scores a generator of text against that of `shards`."""
+    with open_images(recipe, shards) as dataset:
+        assert isinstance(dataset, TextDataset)
+        return TextEvaluator(
+            dataset,
+            samples=recipe.evaluation.samples,
+            classes=recipe.data.classes,
+            batch_size=max(recipe.train.batch_size, world.size),
+            seed=recipe.train.seed,
+            world=world,
+            shards=redact(str(shards)),
+        )
+
+
+def _require_best(recipe: Recipe, scores: Set[str]) -> None:
     best = recipe.checkpoint.best
     if recipe.checkpoint.keep_best and best not in scores:
         raise ValueError(

@@ -96,7 +96,11 @@ def _sizes(recipe: Recipe) -> dict[str, Any]:
     data = recipe.data
     if data.kind == "points":
         return {"dimension": find_toy(str(data.shards)).dimension}
-    sizes = {"resolution": data.resolution, "channels": data.channels, "classes": data.classes}
+    sizes = {"resolution": data.resolution, "channels": data.channels}
+    # A vector in the place of a label is to a network what a one-hot one is.
+    sizes["classes"] = data.classes or data.embedding
+    if data.kind == "video":
+        return sizes | {"frames": data.frames}
     # Networks of pairs are given the source beside the latent, or the image that they judge.
     return sizes | ({"source_channels": data.channels} if data.kind == "pairs" else {})
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from dgan.build_networks import latent_size
-from dgan.config import Recipe
+from dgan.config import Data, Recipe
 from dgan.objectives.losses import OverRanks, alone
 from dgan.parallel.world import World
 from dgan.schedule import Band
@@ -67,7 +67,8 @@ def _synthesis(recipe: Recipe, setting: Setting) -> Synthesis:
         latents=recipe.task.latents,
         penalty=_penalty(recipe, setting),
         z_dim=latent_size(setting.generator, recipe.generator.network),
-        conditional=recipe.data.classes > 0,
+        condition=_condition(recipe.data),
+        mismatch=recipe.task.mismatch,
         separate=_couples(setting.discriminator),
         augmentation=augmentation,
         penalise_augmented=recipe.penalty.augmented,
@@ -79,6 +80,13 @@ def _synthesis(recipe: Recipe, setting: Setting) -> Synthesis:
         device=setting.device,
         sample="sample" if recipe.data.kind == "points" else "image",
     )
+
+
+def _condition(data: Data) -> str:
+    """The entry of a batch that both players are given."""
+    if data.embedding:
+        return "condition"
+    return "label" if data.classes else ""
 
 
 def _paired(recipe: Recipe, setting: Setting) -> Paired:

@@ -53,7 +53,7 @@ def evaluate(
 
     from dgan.data.location import redact
     from dgan.evaluation import Evaluator, find_features
-    from dgan.opening import open_images, picture_of
+    from dgan.opening import open_compared, open_images, picture_of
     from dgan.parallel.world import launch
     from dgan.trained import load_run
 
@@ -62,13 +62,17 @@ def evaluate(
             raise ValueError(f"--{name} is {value}; it must be at least {least}")
     trained = load_run(run, step)
     recipe, data = trained.recipe, trained.recipe.data
-    if data.kind in ("pairs", "unpaired"):
+    if data.kind in ("pairs", "unpaired", "text"):
+        what = "makes text" if data.kind == "text" else "translates images"
         if all_metrics or metrics or real_samples or validation:
             raise ValueError(
-                f"{run} translates images: --all, --metrics, --real-samples and --validation are "
-                "of images from noise; --features adds an FID to what is always measured"
+                f"{run} {what}: --all, --metrics, --real-samples and --validation are of images "
+                "from noise; what is always measured is another, to which --features adds an FID "
+                "where images are translated"
             )
-        _evaluate_translation(trained, run, samples, features, shards, out)
+        if data.kind == "text" and features:
+            raise ValueError(f"{run} makes text, which is scored without --features: leave it out")
+        _evaluate_kind(trained, run, samples, features, shards, out)
         return
     if data.kind == "latents":
         raise ValueError(f"{run} makes latents, and scores are of images: decode them first")
@@ -80,8 +84,8 @@ def evaluate(
     has_features = named != "auto" or cache.exists()
     with (
         launch(precision=recipe.train.precision) as world,
-        open_images(recipe, compared) as dataset,
-        nullcontext() if validation is None else open_images(recipe, validation) as others,
+        open_compared(recipe, compared) as dataset,
+        nullcontext() if validation is None else open_compared(recipe, validation) as others,
         # Never trained on what it judges: the data to compare with may be another split.
         nullcontext() if has_features else open_images(recipe, data.shards) as training,
     ):
@@ -113,7 +117,7 @@ def evaluate(
             _report(scores | {"step": trained.step}, path)
 
 
-def _evaluate_translation(
+def _evaluate_kind(
     trained: Any,
     run: Path,
     samples: int | None,
@@ -121,21 +125,21 @@ def _evaluate_translation(
     shards: str | None,
     out: Path | None,
 ) -> None:
-    """Score a generator from image to image."""
+    """Score a generator from image to image, or of text."""
     from dataclasses import replace
 
-    from dgan.build_evaluation import translation_evaluator
+    from dgan.build_evaluation import text_evaluator, translation_evaluator
     from dgan.parallel.world import launch
 
     recipe = trained.recipe
     plan = replace(recipe.evaluation, samples=samples or recipe.evaluation.samples)
+    planned = replace(recipe, evaluation=plan)
+    compared = shards or plan.shards or recipe.data.shards
     with launch(precision=recipe.train.precision) as world:
-        score = translation_evaluator(
-            replace(recipe, evaluation=plan),
-            shards or plan.shards or recipe.data.shards,
-            features or plan.features,
-            world,
-        )
+        if recipe.data.kind == "text":
+            score = text_evaluator(planned, compared, world)
+        else:
+            score = translation_evaluator(planned, compared, features or plan.features, world)
         scores = score(trained.network.to(world.device), trained.z_dim)
         if world.is_first:
             path = out or run / f"evaluation-{trained.step:09d}.json"

@@ -53,6 +53,12 @@ class Average:
     """Above 0: a power function average of this width, relative to the run so far, instead."""
 
 
+Kind = Literal[
+    "images", "stacked", "latents", "video", "audio", "text", "points", "pairs", "unpaired"
+]
+"""Of data."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Where the images come from and what they are."""
@@ -61,19 +67,33 @@ class Data:
     """WebDataset tars: a path, a glob or a brace pattern such as `data/{000000..000099}.tar`, also
     of `https://`, `s3://` and `gs://` addresses; or several of these. Commands (`pipe:`) are
     never run."""
-    kind: Literal["images", "stacked", "latents", "audio", "points", "pairs", "unpaired"] = "images"
+    kind: Kind = "images"
     """`stacked`: three grey images become the channels of one, such as Stacked MNIST. `latents`:
     the `.npy` of each sample, floating `[channels, resolution, resolution]`. `audio`: the `.wav` or
-    `.flac` of each, `resolution` samples of each of its `channels`. `points`: of the toy
-    that `shards` names, `ring`, `grid` or `swissroll`. `pairs`: images `a` and `b` of each sample,
-    cropped and mirrored alike. `unpaired`: images of two entries of `shards`, or the halves of one
-    of pairs, each half shuffled by itself."""
+    `.flac` of each, `resolution` samples of each of its `channels`. `text`: the
+    `.txt` of each, `resolution` characters of the `alphabet`, whose number is `channels`. `points`:
+    of the toy that `shards` names, `ring`, `grid` or `swissroll`. `pairs`: images `a` and `b` of
+    each sample, cropped and mirrored alike. `unpaired`: images of two entries of `shards`, or the
+    halves of one of pairs, each half shuffled by itself. `video`: `frames` of each clip, which is a
+    strip of square frames side by side, or an `.npy`, uint8 `[frames, channels, height, width]`;
+    frames are resized to `resolution`."""
     source: Literal["a", "b"] = "a"
     """pairs: which of them the generator is given, to make the other."""
     resolution: int = 1
     channels: int = 3
+    frames: int = 0
+    """video: frames of a clip that are shown, from a place that is drawn by (seed, position);
+    evaluation takes places that are evenly spread."""
+    frame_stride: int = 1
+    """video: the distance from one of them to the next."""
     classes: int = 0
     """0: unconditional. Otherwise labels are 0 … classes − 1 and both players see them."""
+    embedding: int = 0
+    """images: above 0, both players are given a vector of this size in the place of a label: the
+    `.npy` beside each image, or of its caption what `encoder` makes."""
+    encoder: str = ""
+    """The import path of a frozen encoder, `mypackage.encoders:encode`: a list of the captions, the
+    `.txt` beside images, → their embeddings `[N, embedding]`. Called once a batch, no gradients."""
     weights: tuple[float, ...] = ()
     """Of each entry of `shards`, which are then data sets that are mixed in this proportion; none:
     all of them are one data set. Scores compare with all samples of all of them, whatever these."""
@@ -83,10 +103,12 @@ class Data:
     """Of images of another size: the largest square, from the centre or anywhere, resized to
     `resolution`; or a window of just that many pixels. Drawn by (seed, position) like `flip`;
     evaluation takes the centre. `none` refuses them. Audio: `centre` or `window` cuts longer clips,
-    and puts shorter ones into silence."""
+    and puts shorter ones into silence; of text they take a part."""
     resize: int = 0
     """Above 0, of crop `random`: the shorter side is first resized to this many pixels, and
     `resolution` of them are cut from anywhere (pix2pix: 286 for 256); evaluation cuts nothing."""
+    alphabet: str = ""
+    """text: all characters, each once."""
     rate: int = 0
     """audio: samples a second; a clip of another rate is an error."""
     peak: float = 0.0

@@ -33,6 +33,9 @@ class Task:
     real and generated samples in the discriminator, behind its last block but one."""
     latents: int = 1
     """So many samples for every real one in the generator's updates."""
+    mismatch: float = 0.0
+    """The share of what the discriminator learns to refuse that are real samples with the label or
+    embedding of another one, instead of generated ones; ½ in GAN-CLS (Reed et al. 2016)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,8 @@ def pack(
     The same command again goes on with a pack that was cut off.
 
     Args:
-        source: a folder of images (its subfolders are the classes), of .wav, .flac or .npy files;
+        source: a folder of images (its subfolders are the classes; a .txt, its caption, and a .npy,
+            its embedding, go with the image of that name), of .wav, .flac or .npy files;
             ImageNet's tars; MNIST's or CIFAR-10's files; shards; or `digits`, the handwritten
             digits that come with scikit-learn.
         out: folder for the shards.

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.clips import ClipDataset, split_labelled
+from dgan.data.conditions import ConditionedDataset
 from dgan.data.waveforms import AudioDataset
 from dgan.draws import Draws, generator
 from dgan.metrics import (
@@ -26,7 +28,8 @@ from dgan.parallel.world import World
 from dgan.scores import ALL, METRICS, require_metrics
 
 Synthesise = Callable[[Tensor, Tensor | None], Tensor]
-"""Latents `[N, z_dim]` and labels int64 `[N]` or None → images `[N, C, H, W]` in [−1, 1]."""
+"""Latents `[N, z_dim]`, and labels int64 `[N]`, vectors `[N, D]` or None → images `[N, C, H, W]`
+in [−1, 1]."""
 
 Picture = Callable[[Tensor], Tensor]
 """Samples, uint8 or floating, → uint8 `[N, 1 or 3, H, W]`, each sample by itself."""
@@ -78,19 +81,23 @@ def find_features(
         )
     if world.is_first and not cache.exists():
         assert dataset is not None
-        stream = ShardStream(dataset, batch_size=min(64, len(dataset)), seed=seed, workers=0)
-        batches = ((picture(batch["image"]), batch["label"]) for batch in stream)
-        classifier = train_classifier(
-            batches,
-            num_classes=dataset.num_classes,
-            max_samples=min(len(dataset), 10_000),
-            seed=seed,
-            device=world.device,
-        )
+        classifier = _classifier_of(dataset, picture, seed, world.device)
         cache.parent.mkdir(parents=True, exist_ok=True)
         classifier.save(cache)
     world.barrier()
     return ClassifierFeatures.load(cache, device=world.device)
+
+
+def _classifier_of(
+    dataset: ShardDataset, picture: Picture, seed: int, device: torch.device
+) -> ClassifierFeatures:
+    options: dict[str, Any] = {"num_classes": dataset.num_classes, "seed": seed, "device": device}
+    if isinstance(dataset, ClipDataset):
+        fit, held_out = split_labelled(dataset)
+        return train_classifier(fit, held_out=held_out, **options)
+    stream = ShardStream(dataset, batch_size=min(64, len(dataset)), seed=seed, workers=0)
+    batches = ((picture(batch["image"]), batch["label"]) for batch in stream)
+    return train_classifier(batches, max_samples=min(len(dataset), 10_000), **options)
 
 
 class Evaluator:
@@ -105,7 +112,8 @@ class Evaluator:
         samples: how many images are generated for a score.
         batch_size: images over all ranks that are in flight together.
         seed: of the latents, and of what is chosen at random.
-        classes: of the generator, 0 if it is unconditional; labels then follow the data's own.
+        classes: of the generator, whose labels then follow the data's own; 0: it has none. Of a
+            data set that has vectors in their place, it is given those of random samples.
         world: every rank calls every method.
         metrics: of `dgan.scores.METRICS`; `all` is what features and generator allow.
         real_samples: real images that `kid` and `manifold` compare with, chosen at random; 0: as
@@ -141,6 +149,7 @@ class Evaluator:
         self.metrics = _possible(metrics, features, classes, validation)
         _require_samples(self.metrics, samples, real_samples, len(dataset))
         self._labels = self._known_labels(dataset)
+        self._conditioned = dataset if isinstance(dataset, ConditionedDataset) else None
         if "intra_fid" in self.metrics:
             self._require_classes()
         counts = np.bincount(self._labels, minlength=features.num_classes)
@@ -252,8 +261,9 @@ class Evaluator:
                 dtype=self.world.dtype,
             )
             labels = self._asked(index, rows).to(self.world.device) if self.classes else None
+            given = labels if self._conditioned is None else self._described(index, rows)
             with self.world.autocast():
-                images = synthesise(draws.normal(z_dim), labels)
+                images = synthesise(draws.normal(z_dim), given)
             first = index * self.batch_size + begin
             wanted = max(0, min(end - begin, self.samples - first))
             yield first, self.picture(images[:wanted]), None if labels is None else labels[:wanted]
@@ -263,6 +273,14 @@ class Evaluator:
         stream = generator(self.seed, "evaluation labels", index)
         chosen = self._labels[stream.integers(len(self._labels), size=rows.stop)][rows.start :]
         return torch.from_numpy(chosen)
+
+    def _described(self, index: int, rows: range) -> Tensor:
+        """Vectors of random samples."""
+        assert self._conditioned is not None
+        stream = generator(self.seed, "evaluation conditions", index)
+        chosen = stream.integers(len(self._conditioned), size=rows.stop)[rows.start :]
+        given = self._conditioned.conditions(chosen.tolist())
+        return given.to(self.world.device, self.world.dtype)
 
 
 def _possible(
@@ -308,6 +326,8 @@ def _require_samples(
 def _crop(dataset: ShardDataset) -> str:
     if isinstance(dataset, AudioDataset):
         return "none" if dataset.crop == "none" else f"the middle {dataset.resolution} samples"
+    if isinstance(dataset, ClipDataset):
+        return f"{dataset.frames} frames with a stride of {dataset.stride}"
     side = dataset.shapes[dataset.image_names[0]][1]
     if dataset.crop in ("centre", "random"):
         return f"the middle square, Lanczos, to {side}×{side}"

@@ -29,6 +29,7 @@ def sample(
     out: Path | None = None,
     seed: int = 0,
     label: int | None = None,
+    caption: str | None = None,
     truncation: tuple[float, ...] = (),
     interpolate: Switch = False,
     neighbours: int = 0,
@@ -42,10 +43,13 @@ def sample(
         count: how many: by default 64, in a row of a sheet 8; or latents of a loop, by default 6.
         out: a PNG for one grid (by default grid.png; of a conditional generator a row a class); a
             GIF for a loop; anything else is a folder for one PNG a sample. Of audio a WAV of all
-            samples (by default samples.wav), a PNG of spectrograms, or a folder for a WAV each.
+            samples (by default samples.wav), a PNG of spectrograms, or a folder for a WAV each. Of
+            text a file of lines (by default samples.txt), of clips a GIF, or the PNG of a sheet.
         seed: of the latents; sample i of a seed is the same whatever the count.
         label: one class for all; without it, a conditional generator's classes take turns, and in a
             loop each has a tile.
+        caption: one for all, of a generator that is given captions; without it, and of one that
+            is given stored embeddings, those of the first training images.
         truncation: 0 is the middle of the latents. StyleGAN2: w comes nearer to its mean (that of
             the class), 1 is all of it. Others: z is normal, but never beyond ± this. Several
             values make a sheet, a row a value.
@@ -57,8 +61,11 @@ def sample(
         step: of another checkpoint than the newest, or `best`: the one with the best score.
     """
     from dgan.clips import save_clips
+    from dgan.data.text import text_of
+    from dgan.films import save_films
     from dgan.inside.samples import Samples
     from dgan.opening import picture_of
+    from dgan.texts import save_text
     from dgan.trained import load_run
 
     _require_one_way(interpolate, neighbours, truncation, features)
@@ -70,16 +77,25 @@ def sample(
         _require("truncation", value, 0)
     trained = load_run(run, step)
     _require_images(run, trained)
+    if caption is not None and not trained.recipe.data.encoder:
+        raise ValueError(f"--caption {caption!r}: {run} has no --data.encoder that could read it")
+    if interpolate:
+        _require_no_embedding(run, trained, "--interpolate")
     labels = _labels(trained, count, label)
+    given = _conditions(trained, count, caption) if trained.recipe.data.embedding else labels
     samples = Samples(trained.network, trained.z_dim, count=count, seed=seed)
     value = truncation[0] if truncation else None
-    if trained.recipe.data.kind == "audio":
-        if interpolate or neighbours or len(truncation) > 1:
-            raise ValueError(
-                f"{run} makes audio: --interpolate, --neighbours and several --truncation are of "
-                "images"
-            )
-        out, waves = out or Path("samples.wav"), samples.outputs(labels, value)
+    kind = trained.recipe.data.kind
+    if kind in ("audio", "text", "video") and (interpolate or neighbours or len(truncation) > 1):
+        raise ValueError(
+            f"{run} makes {kind}: --interpolate, --neighbours and several --truncation are of "
+            "images"
+        )
+    if kind == "text":
+        out = out or Path("samples.txt")
+        save_text(text_of(samples.outputs(given, value), trained.recipe.data.alphabet), out)
+    elif kind == "audio":
+        out, waves = out or Path("samples.wav"), samples.outputs(given, value)
         if out.suffix == ".png":
             _save_samples(picture_of(trained.recipe)(waves), labels, label is None, seed, out)
         else:
@@ -90,14 +106,18 @@ def sample(
     elif neighbours:
         _require_pixels(run, trained)
         out = _named(out, "neighbours.png")
-        images = samples.images(labels, value)
+        images = samples.images(given, value)
         _save_neighbours(run, trained, images, labels, neighbours, features, out)
     elif len(truncation) > 1:
         out = _named(out, "truncation.png")
-        _save_sheet([(f"{value:g}", samples.images(labels, value)) for value in truncation], out)
+        _save_sheet([(f"{value:g}", samples.images(given, value)) for value in truncation], out)
+    elif kind == "video":
+        out = out or Path("grid.gif")
+        columns = trained.recipe.data.classes if label is None else 0
+        save_films(samples.images(given, value), out, columns or round(count**0.5))
     else:
         out = out or Path("grid.png")
-        _save_samples(samples.images(labels, value), labels, label is None, seed, out)
+        _save_samples(samples.images(given, value), labels, label is None, seed, out)
     print(f"{count} samples of step {trained.step} in {out}")
 
 
@@ -147,6 +167,7 @@ def project(
     trained = load_run(run, step)
     _require_images(run, trained)
     _require_pixels(run, trained)
+    _require_no_embedding(run, trained, "a projection")
     recipe, count = trained.recipe, CANDIDATES * starts
     target = read_target(image, recipe.data.channels, recipe.data.resolution)
     labels = _labels(trained, count, label)
@@ -220,13 +241,36 @@ def _require_images(run: Path, trained: "TrainedGenerator") -> None:
 
 
 def _require_pixels(run: Path, trained: "TrainedGenerator") -> None:
-    if trained.recipe.data.kind == "audio":
-        raise ValueError(f"{run} is a run on audio, and what is compared here are images")
+    if (kind := trained.recipe.data.kind) in ("audio", "text", "video"):
+        raise ValueError(f"{run} is a run on {kind}, and what is compared here are images")
     if trained.recipe.data.kind == "latents":
         raise ValueError(
             f"{run} is a run on latents, which have no pixels to compare: decode what "
             "`dgan.load_generator` makes, and compare that"
         )
+
+
+def _require_no_embedding(run: Path, trained: "TrainedGenerator", what: str) -> None:
+    if trained.recipe.data.embedding:
+        raise ValueError(
+            f"{run} is given embeddings, and {what} is of generators that are given none"
+        )
+
+
+def _conditions(trained: "TrainedGenerator", count: int, caption: str | None) -> "Tensor":
+    """Vectors `[count, D]`: of one caption, or of the first training images."""
+    from dgan.data.conditions import ConditionedDataset, encoded, import_encoder
+    from dgan.opening import open_images
+
+    data = trained.recipe.data
+    dtype = next(trained.network.parameters()).dtype
+    if caption is not None:
+        found = encoded(import_encoder(data.encoder), [caption], data.embedding, data.encoder)
+        return found.to("cpu", dtype).expand(count, -1)
+    with open_images(trained.recipe, data.shards) as dataset:
+        assert isinstance(dataset, ConditionedDataset)
+        found = dataset.conditions([i % len(dataset) for i in range(count)])
+    return found.to("cpu", dtype)
 
 
 def _labels(trained: "TrainedGenerator", count: int, label: int | None) -> "Tensor | None":

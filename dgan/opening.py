@@ -7,10 +7,13 @@ from typing import Any
 from dgan.checkpoint import complete
 from dgan.config import Data, Recipe
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.clips import ClipDataset, Places
+from dgan.data.conditions import ConditionedDataset
 from dgan.data.decode import DecodeError, image_channels, open_image
 from dgan.data.latents import LatentDataset
 from dgan.data.location import holds_secret
 from dgan.data.stacked import StackedDataset
+from dgan.data.text import TextDataset
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import DOMAINS, UnpairedDataset, UnpairedStream
 from dgan.data.waveforms import AudioDataset
@@ -31,11 +34,13 @@ def open_stream(recipe: Recipe, world: World) -> Stream:
         ValueError: the batch cannot be divided, or the images or labels are not what the recipe
             says. FileNotFoundError: no such shards.
     """
-    parts = world.size * recipe.train.accumulation
+    pairs = 2 if recipe.task.mismatch else 1  # which exchange what they are labelled with
+    parts = world.size * recipe.train.accumulation * pairs
     if recipe.train.batch_size % parts:
+        of_pairs = " of pairs (--task.mismatch)" if recipe.task.mismatch else ""
         raise ValueError(
             f"--train.batch_size {recipe.train.batch_size} (over all ranks) cannot be divided into "
-            f"{world.size} ranks × {recipe.train.accumulation} micro-batches: "
+            f"{world.size} ranks × {recipe.train.accumulation} micro-batches{of_pairs}: "
             f"take a multiple of {parts}"
         )
     data = recipe.data
@@ -57,9 +62,10 @@ def open_stream(recipe: Recipe, world: World) -> Stream:
     if data.kind == "pairs":
         dataset = open_pairs(recipe, data.shards)
         return ShardStream(dataset, **place, **reading, weights=data.weights)
-    source = _as_stored(data) if data.kind == "images" else {}
+    plain = data.kind == "images" and not data.embedding
+    source = _as_stored(data) if plain else {}
     stream = ShardStream(
-        data.shards if data.kind == "images" else open_images(recipe, data.shards),
+        data.shards if plain else open_images(recipe, data.shards),
         **place,
         **source,
         **reading,
@@ -89,7 +95,7 @@ def _check_labels(stream: ShardStream, data: Data) -> None:
             f"{stream.dataset.describe(stream.dataset.table.first_without('cls') or 0)} is the "
             "first without. Pack a folder with a subfolder a class, or set --data.classes 0"
         )
-    if stream.num_classes > data.classes > 0:
+    if data.classes and stream.num_classes > data.classes:
         raise ValueError(
             f"{stream.dataset.table} has labels up to {stream.num_classes - 1}, but --data.classes "
             f"is {data.classes}: set it to {stream.num_classes}"
@@ -108,6 +114,14 @@ def open_images(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
         return LatentDataset(shards, **options)
     if recipe.data.kind == "audio":
         return AudioDataset(shards, rate=recipe.data.rate, peak=recipe.data.peak, **options)
+    if recipe.data.kind == "text":
+        del options["channels"]
+        return TextDataset(shards, alphabet=recipe.data.alphabet, **options)
+    if recipe.data.kind == "video":
+        return ClipDataset(shards, **_as_clips(recipe))
+    if recipe.data.embedding:
+        plan = recipe.data
+        return ConditionedDataset(shards, size=plan.embedding, encoder=plan.encoder, **options)
     return ShardDataset(shards, **options)
 
 
@@ -116,6 +130,24 @@ def picture_of(recipe: Recipe) -> Picture:
     if recipe.data.kind == "audio":
         return Spectrogram(rate=recipe.data.rate, resolution=recipe.data.resolution)
     return visible
+
+
+def open_compared(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:
+    """What scores compare with: the images of `shards`, or several places of each clip."""
+    if recipe.data.kind == "video":
+        return Places(shards, each=PLACES, **_as_clips(recipe))
+    return open_images(recipe, shards)
+
+
+PLACES = 16
+"""Of each clip that scores compare with."""
+
+
+def _as_clips(recipe: Recipe) -> dict[str, Any]:
+    """How the clips of shards are to be read."""
+    options, data = _as_stored(recipe.data) | {"labels": None}, recipe.data
+    del options["crop"]
+    return options | {"frames": data.frames, "stride": data.frame_stride}
 
 
 def open_pairs(recipe: Recipe, shards: str | tuple[str, ...]) -> ShardDataset:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.conditions import ConditionedDataset
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import UnpairedDataset
 from dgan.draws import Draws
@@ -68,10 +69,13 @@ def latents(count: int, z_dim: int, seed: int, world: World) -> Tensor:
 class Images:
     """Images side by side; of a conditional generator a row a class.
 
+    Where images have vectors in the place of a class, those of the first real ones are given: the
+    sheet shows what is made of them in the order of the real ones.
+
     Args:
         stream: the real ones.
         count: at most so many.
-        classes: of the generator, 0 if it is unconditional.
+        classes: of the generator, 0 if it has none.
         z_dim: size of its latents.
         seed: of the latents.
         world: every rank calls every method.
@@ -92,6 +96,10 @@ class Images:
         self.count = min(count, self.columns * classes) if classes else count
         order = torch.arange(self.count, device=world.device)
         self.labels = order // self.columns if classes else None
+        if isinstance(stream.dataset, ConditionedDataset):
+            self.count = min(count, len(stream.dataset))
+            given = stream.dataset.conditions(range(self.count))
+            self.labels = given.to(world.device, world.dtype)
         self.latents = latents(self.count, z_dim, seed, world)
 
     def of_samples(self, generator: nn.Module, judge: nn.Module) -> Sheet:

@@ -105,4 +105,6 @@ def _entries(recipe: Recipe) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         name: (sample_shape(recipe), torch.float32)
         for name in names.get(recipe.data.kind, ("image",))
     }
+    if recipe.data.embedding:
+        found["condition"] = ((recipe.data.embedding,), torch.float32)
     return {**found, "label": ((), torch.int64)} if recipe.data.classes else found

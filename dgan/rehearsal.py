@@ -25,6 +25,8 @@ def rehearse(players: Players, recipe: Recipe, world: World) -> None:
     sample = torch.zeros(1, *shape, device=world.device, dtype=world.dtype)
     z = sample.new_zeros(1, players.z_dim)
     label = torch.zeros(1, dtype=torch.int64, device=world.device) if recipe.data.classes else None
+    if size := recipe.data.embedding:
+        label = sample.new_zeros(1, size)
     # What the generator is given, and the discriminator beside a sample.
     inputs, beside = {
         "pairs": ((sample, z), (sample,)),
@@ -75,6 +77,7 @@ def sample_shape(recipe: Recipe) -> tuple[int, ...]:
     data = recipe.data
     if data.kind == "points":
         return (find_toy(str(data.shards)).dimension,)
-    if data.kind == "audio":
+    if data.kind in ("audio", "text"):
         return data.channels, data.resolution
-    return data.channels, data.resolution, data.resolution
+    frames = (data.frames,) if data.kind == "video" else ()
+    return data.channels, *frames, data.resolution, data.resolution

@@ -209,6 +209,16 @@ def save_grid(images: Tensor, path: Path, columns: int, *, enlarge: bool = True)
     Returns:
         The picture, `[height, width, 3]`.
     """
+    sheet = arranged(images, columns, enlarge=enlarge)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    Image.fromarray(sheet).save(aside, format="PNG")
+    aside.replace(path)
+    return sheet
+
+
+def arranged(images: Tensor, columns: int, *, enlarge: bool = True) -> np.ndarray:
+    """uint8 images `[N, C, H, W]` row by row: a picture `[height, width, 3]`; see `save_grid`."""
     pixels = images.cpu().numpy().transpose(0, 2, 3, 1)
     count, height, width, channels = pixels.shape
     rows = math.ceil(count / columns)
@@ -219,12 +229,7 @@ def save_grid(images: Tensor, path: Path, columns: int, *, enlarge: bool = True)
     sheet = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
     sheet = sheet.reshape(rows * (height + gap), columns * (width + gap), 3)
     scale = max(1, 720 // max(sheet.shape[:2])) if enlarge else 1
-    sheet = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    Image.fromarray(sheet).save(aside, format="PNG")
-    aside.replace(path)
-    return sheet
+    return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _start_wandb(project: str, directory: Path) -> None:

@@ -18,6 +18,10 @@ SCORES = {
     "fid": Score("lower", "Fréchet distance of two Gaussians"),
     "l1": Score("lower", "mean |made − target| of pairs, values in [−1, 1]"),
     "cycle": Score("lower", "mean |there and back − image|, values in [−1, 1]"),
+    **{
+        f"js_{n}": Score("lower", f"Jensen–Shannon divergence of {n}-grams, nats")
+        for n in (1, 2, 3, 4)
+    },
     "coverage": Score("higher", "classes with a tenth of their share"),
     "modes": Score("higher", "classes with one sample or more"),
     "reverse_kl": Score("lower", "KL(generated ‖ real) of classes, nats"),
@@ -70,13 +74,13 @@ def require_best(name: str, key: str) -> None:
         raise ValueError(f"{key} is {name!r}; choose from {', '.join(BEST)}")
 
 
-OF_TRANSLATION = ("l1", "cycle")
-"""What pairs, and images that are not paired, are scored by, whatever is asked for."""
+OF_KIND = {"l1": "pairs", "cycle": "unpaired", **{f"js_{n}": "text" for n in (1, 2, 3, 4)}}
+"""What one kind of data is scored by, whatever is asked for, and which."""
 
 
 def way_to(score: str) -> str:
     """What gives `score`, in words that end a message."""
-    if score in OF_TRANSLATION:
-        return f"{score} is of --data.kind {'pairs' if score == 'l1' else 'unpaired'}"
+    if score in OF_KIND:
+        return f"{score} is of --data.kind {OF_KIND[score]}"
     metric = next(metric for metric, scores in METRICS.items() if score in scores)
     return f"--evaluation.metrics {metric} gives it, where features and generator allow"

@@ -12,6 +12,7 @@ SCORES = {
     "fid": ("FID", "{:.2f}"),
     "coverage": ("classes covered", "{:.0%}"),
     "l1": ("L1 to the targets", "{:.4f}"),
+    "js_4": ("divergence of 4-grams", "{:.4f}"),
     "cycle": ("L1 there and back", "{:.4f}"),
 }
 """What a run is summed up by, and how it is written."""

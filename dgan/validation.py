@@ -6,7 +6,10 @@ from dataclasses import fields
 from dgan.config import Augment, Balance, Data, Divergence, Judges, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
 from dgan.validation_audio import check_audio
+from dgan.validation_condition import check_condition
 from dgan.validation_task import check_task
+from dgan.validation_text import check_text
+from dgan.validation_video import check_video
 
 
 def validate(recipe: Recipe) -> None:
@@ -24,6 +27,7 @@ def validate(recipe: Recipe) -> None:
         "data.resolution": (recipe.data.resolution, 1),
         "data.classes": (recipe.data.classes, 0),
         "data.resize": (recipe.data.resize, 0),
+        "data.embedding": (recipe.data.embedding, 0),
         "data.workers": (recipe.data.workers, 0),
         "data.cache_gigabytes": (recipe.data.cache_gigabytes, 0),
         "parallel.copies": (recipe.parallel.copies, 1),
@@ -76,10 +80,13 @@ def validate(recipe: Recipe) -> None:
     require_best(recipe.checkpoint.best, "--checkpoint.best")
     if recipe.data.kind == "latents":
         _check_latents(recipe)
-    elif recipe.data.kind != "audio" and recipe.data.channels not in (1, 3):
+    elif recipe.data.kind not in ("audio", "text") and recipe.data.channels not in (1, 3):
         raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
     check_audio(recipe)
+    check_text(recipe)
+    check_condition(recipe)
     _check_kind(recipe)
+    check_video(recipe)
 
 
 ON_WEIGHTS = ("orthogonal", "historical")
@@ -163,7 +170,8 @@ def _check_latents(recipe: Recipe) -> None:
 
 
 UNBOUNDED = (
-    "dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer", "waveform", "waveform-judges",
+    "characters", "dcgan", "mlp", "points", "r3gan", "stylegan2", "transformer", "video",
+    "waveform", "waveform-judges",
 )  # fmt: skip
 """Families of discriminators that nothing keeps Lipschitz by itself."""
 

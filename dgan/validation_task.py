@@ -7,7 +7,7 @@ from dgan.build_tasks import TASKS
 from dgan.config import Augment, Balance, Judges, Recipe, Regularizers, Task, Translation, nearest
 
 KINDS = {
-    "synthesis": ("images", "stacked", "latents", "audio", "points"),
+    "synthesis": ("images", "stacked", "latents", "video", "audio", "text", "points"),
     "paired": ("pairs",),
     "unpaired": ("unpaired",),
 }

@@ -15,8 +15,10 @@ import pytest
 import torch
 from clips import LENGTH, RATE, clips
 from commands import dgan
+from films import films
 from pairs import pairs
 from PIL import Image
+from texts import ALPHABET, texts
 from tiny import OPTIONS
 
 from dgan.build_networks import build_network, network_arguments
@@ -176,6 +178,16 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+NARROW: dict[str, dict[str, Any]] = {
+    **OPTIONS,
+    "characters": {"width": 8, "depth": 2},
+    "patch": {"width": 2, "receptive_field": 16},
+    "resnet": {"width": 2, "residual_blocks": 1},
+    "unet": {"width": 2},
+    "video": {"widths": (8, 6)},
+    "waveform": {"widths": (8, 6)},
+    "waveform-judges": {"widths": (8, 6)},
+}
 SMALL_IMAGES = {"resolution": 8}
 SMALL: dict[str, Callable[[Any], Any]] = {
     "embedding_dim": lambda _: 5,
@@ -192,7 +204,7 @@ def narrow(player: Player, attention: int) -> Player:
     kept = {name: SMALL.get(name, lambda x: x)(value) for name, value in player.options.items()}
     if "attention" in kept:
         kept["attention"] = attention
-    return replace(player, options={**kept, **OPTIONS[player.network]})
+    return replace(player, options={**kept, **NARROW[player.network]})
 
 
 def small(recipe: Recipe, shards: str, directory: Path) -> Recipe:
@@ -202,6 +214,8 @@ def small(recipe: Recipe, shards: str, directory: Path) -> Recipe:
         sizes = {"resolution": 16, "resize": 18}
     if recipe.data.kind == "audio":
         sizes = {"resolution": LENGTH, "rate": RATE}
+    if recipe.data.kind == "text":
+        sizes = {"resolution": 8, "alphabet": ALPHABET, "channels": len(ALPHABET)}
     classes = min(recipe.data.classes, 10)
     data = replace(recipe.data, shards=shards, classes=classes, **sizes)
     return replace(
@@ -226,8 +240,12 @@ def test_each_recipe_trains(name: str, digits: str, latents: str, tmp_path: Path
         shards = str(pairs(tmp_path / "train-000000.tar", 9, size=20, channels=3))
         evaluation = replace(recipe.evaluation, shards="")
         recipe = replace(recipe, evaluation=evaluation)
+    if recipe.data.kind == "text":
+        shards = str(texts(tmp_path / "texts.tar", 9))
     if recipe.data.kind == "audio":
         shards = str(clips(tmp_path / "clips.tar", 20))
+    if recipe.data.kind == "video":
+        shards = films(tmp_path / "films.tar", 20, frames=16, channels=3)
     train(small(recipe, shards, tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "generator/loss" in line]

@@ -26,11 +26,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sngan": {"widths": (8, 6)},
     "biggan": {"widths": (8, 6)},
     "transformer": {"width": 8, "depth": 2, "heads": 2, "patch": 4},
-    "unet": {"width": 2},
-    "resnet": {"width": 2, "residual_blocks": 1},
-    "patch": {"width": 2, "receptive_field": 16},
-    "waveform": {"widths": (8, 6)},
-    "waveform-judges": {"widths": (8, 6)},
 }
 
 

@@ -15,7 +15,8 @@ from .batch import Batch, Encoded
 from .buffers import Buffers
 from .cache import CACHE_GIGABYTES, Cache
 from .decode import DecodeError, find_decoder, image_channels, open_image
-from .images import CROPS, PLAIN, View
+from .errors import SizeMismatchError
+from .images import CROPS, DRAWN, PLAIN, View
 from .remote import Remote, UnreadableError
 from .shards import locate_each
 from .sources import Opener
@@ -149,6 +150,11 @@ class ShardDataset:
                         f"which begins with {self.table.shard_of(begin)} has {name!r}"
                     )
 
+    @property
+    def draws_places(self) -> bool:
+        """Whether a stream draws where in an image a sample is seen."""
+        return self.crop in DRAWN
+
     def batch(self, n: int, buffers: Buffers | None = None) -> Batch:
         """Room for `n` samples, in memory from `buffers` if given."""
         return Batch(
@@ -196,16 +202,23 @@ class ShardDataset:
 
         Raises:
             DecodeError: if a field is missing or damaged; `row` then holds anything.
-            SizeMismatchError: if an image is of a size that `crop` does not take.
+            SizeMismatchError: if an image is of a size that `crop` does not take; names the shard.
         """
         try:
-            batch.decode(row, self.read(i), view)
+            self.decode(i, self.read(i), batch, row, view)
         except UnreadableError:
             raise
         except DecodeError:
             if not self.table.refetch(i):
                 raise
-            batch.decode(row, self.read(i), view)
+            self.decode(i, self.read(i), batch, row, view)
+
+    def decode(self, i: int, encoded: Encoded, batch: Batch, row: int, view: View = PLAIN) -> None:
+        """Decodes the bytes of sample `i`; raises as `decode_into`, naming also the shard."""
+        try:
+            batch.decode(row, encoded, view)
+        except SizeMismatchError as error:
+            raise SizeMismatchError(f"{self.table.shard_of(i)}: {error}") from None
 
     def batches(
         self,

@@ -11,6 +11,8 @@ from .encode import PICTURE_SUFFIXES
 from .items import Item, path_keys
 
 SPLIT_NAMES = {"train", "test", "val", "valid", "validation"}
+BESIDE = ("txt", "npy")
+"""Captions and embeddings: files of a picture's name that are packed with it."""
 _AUDIO_SUFFIXES = tuple(f".{extension}" for extension in AUDIO_EXTENSIONS)
 
 
@@ -107,7 +109,9 @@ def _items(
 
 
 def _picture(file: Path) -> Item:
-    return Item("", str(file), images={"image": file})
+    named = ((extension, file.with_suffix(f".{extension}")) for extension in BESIDE)
+    files = {extension: path for extension, path in named if path.is_file()}
+    return Item("", str(file), images={"image": file}, files=files)
 
 
 def _kept(file: Path) -> Item:

@@ -25,8 +25,10 @@ from .items import Item
 from .reshard import read_shards
 from .shards import expand
 
-ACCEPTED = """  a folder of images (its subfolders, if any, become the classes)
+ACCEPTED = """  a folder of images (its subfolders, if any, become the classes), and beside
+    an image the .txt (its caption) and .npy (its embedding) of the same name
   a folder of pairs: a/ and b/ with equal names in both; or pairs side by side (--pairs)
+  a .txt file in UTF-8, a sample a line that is not empty
   a folder of .wav or .flac files, of .npy files, or of folders of frames (--video)
   a folder with MNIST's or Fashion-MNIST's files (train-images-idx3-ubyte.gz, …)
   CIFAR-10: the folder cifar-10-batches-py, cifar-10-python.tar.gz, or idx4 files
@@ -41,8 +43,8 @@ class Source:
     """Samples to be packed.
 
     Attributes:
-        kind: `"folder"`, `"pairs"`, `"audio"`, `"arrays"`, `"video"`, `"imagenet"`, `"idx"`,
-            `"cifar10"`, `"shards"` or `"digits"`.
+        kind: `"folder"`, `"pairs"`, `"audio"`, `"text"`, `"arrays"`, `"video"`, `"imagenet"`,
+            `"idx"`, `"cifar10"`, `"shards"` or `"digits"`.
         items: in a fixed order; to be iterated once.
         total: how many, where that is known.
         class_names: where classes have names; else empty.
@@ -127,6 +129,8 @@ def _detect(source: str, reading: Reading) -> Source:
         and (imagenet := find_imagenet(path, reading.split))
     ):
         return _imagenet(*imagenet, reading)
+    if path.suffix == ".txt" and path.is_file():
+        return Source("text", _lines(path, reading))
     if path.suffix == ".tar" or source.endswith("}"):
         return _shards(expand(source))
     if path.exists():
@@ -170,6 +174,20 @@ def _digits(reading: Reading) -> Iterator[Item]:
         for i, (image, label) in enumerate(zip(images, bunch.target))
         if reading.keeps(i)
     )
+
+
+def _lines(path: Path, reading: Reading) -> Iterator[Item]:
+    if reading.split != "train" and not reading.holdout:
+        raise ValueError(f"{path} has no {reading.split} split; holdout=5 would hold out a fifth")
+    with path.open("rb") as file:
+        lines = ((number, line.strip()) for number, line in enumerate(file, 1))
+        for i, (number, line) in enumerate((n, line) for n, line in lines if line):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}, line {number} is not UTF-8 ({error.reason})") from error
+            if reading.keeps(i):
+                yield Item(f"{i:08d}", f"{path}, line {number}", files={"txt": line})
 
 
 def _cifar(path: Path, split: str) -> Iterator[Arrays]:

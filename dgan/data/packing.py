@@ -13,7 +13,7 @@ from .splits import HashSplits, OneSplit
 from .workers import count_workers
 from .writer import Limits
 
-_WITHOUT_PICTURES = ("audio", "arrays")
+_WITHOUT_PICTURES = ("audio", "arrays", "text")
 
 
 def pack_source(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .batch import Batch, Encoded
 from .dataset import ShardDataset
 from .decode import DecodeError
-from .images import DRAWN, View
+from .images import View
 from .mixture import Mixture
 from .order import Order, crops, flips
 from .remote import UnreadableError
@@ -49,7 +49,7 @@ class Reader:
                 view = views[row - begin]
                 try:
                     if isinstance(encoded, Encoded):
-                        batch.decode(row, encoded, view)
+                        self.dataset.decode(int(samples[row]), encoded, batch, row, view)
                         continue
                 except DecodeError:
                     encoded = None
@@ -75,7 +75,7 @@ class Reader:
         """How the sample at each of `positions` is seen: by position alone, whoever shows it."""
         seed, count = self.order.seed, len(positions)
         mirrored = flips(seed, positions).tolist() if self.flip else [False] * count
-        if self.dataset.crop not in DRAWN:
+        if not self.dataset.draws_places:
             return [View(mirror) for mirror in mirrored]
         places = crops(seed, positions).tolist()
         return [View(mirror, (x, y)) for mirror, (x, y) in zip(mirrored, places)]

@@ -15,7 +15,10 @@ MEAN_OF = 4096
 
 
 class Space(Protocol):
-    """Where latents are moved about. `labels` are int64 `[N]`, None of unconditional generators."""
+    """Where latents are moved about.
+
+    `labels` are int64 `[N]`, or vectors `[N, D]` in their place, None of unconditional generators.
+    """
 
     name: str
 
@@ -100,14 +103,14 @@ class StyleSpace:
         if labels is None:
             mean = self._mean(points, None)
         else:
-            classes, places = labels.unique(return_inverse=True)
+            classes, places = labels.unique(return_inverse=True, dim=0)
             mean = torch.stack([self._mean(points, label) for label in classes])[places]
         return mean + value * (points - mean)
 
     @torch.no_grad()
     def _mean(self, like: Tensor, label: Tensor | None) -> Tensor:
         z = latents(MEAN_OF, self.z_dim, seed=0, purpose="mean of w").to(like)
-        labels = None if label is None else label.expand(MEAN_OF)
+        labels = None if label is None else label.expand(MEAN_OF, *label.shape)
         return self.generator.mapping(z, labels).mean(0)
 
 

@@ -74,7 +74,7 @@ class Features(ABC):
             TypeError: `images` is not uint8, or the network does not return one tensor.
             ValueError: `images` is not [N, 1 or 3, H, W], or the network's output is not [N, D].
         """
-        require_images(images)
+        self._require(images)
         chunks = [self._checked(chunk) for chunk in images.split(self.batch_size)]
         return torch.cat(chunks)
 
@@ -92,6 +92,10 @@ class Features(ABC):
                 "features must be [N, D] (pool or flatten inside the network)"
             )
         return features.float()
+
+    def _require(self, images: Tensor) -> None:
+        """Raise TypeError or ValueError unless `images` are what `__call__` takes."""
+        require_images(images)
 
     @abstractmethod
     def _extract(self, images: Tensor) -> Tensor:

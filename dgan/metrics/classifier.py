@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dgan.metrics.base import Features, require_file, weights_digest
+from dgan.metrics.base import Features, require_file, require_images, weights_digest
 
 FORMAT = "dgan.classifier/1"
 WIDTHS = {4: 64, 8: 64, 16: 32, 32: 16, 64: 16}  # channels at each resolution: 100–130k parameters
@@ -33,6 +33,7 @@ class ClassifierSpec:
     held_out: int
     trained_on: int
     seed: int
+    frames: int = 0  # of clips; 0: images
 
 
 class SmallClassifier(nn.Module):
@@ -74,6 +75,29 @@ class SmallClassifier(nn.Module):
         return self.head(F.relu(self.embedding(x)))
 
 
+class ClipClassifier(SmallClassifier):
+    """The same of clips: their frames are channels of one image.
+
+    The first is as it is, the others are differences to the one before, magnified, so that what
+    moves is not small beside what stands still.
+
+    Args: as `SmallClassifier`, and
+        frames: of a clip.
+    """
+
+    magnified = 4.0
+
+    def __init__(self, *, channels: int, frames: int, **sizes: int) -> None:
+        super().__init__(channels=channels * frames, **sizes)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 [N, C, T, H, W] → float32 [N, C·T, side, side]."""
+        frames = super().prepare(images.transpose(1, 2).flatten(0, 1))
+        clips = frames.unflatten(0, (len(images), images.shape[2]))  # [N, T, C, side, side]
+        moved = self.magnified * clips.diff(dim=1)
+        return torch.cat([clips[:, :1], moved], 1).flatten(1, 2)
+
+
 class ClassifierFeatures(Features):
     """The embedding of a `SmallClassifier`, and its class probabilities.
 
@@ -113,8 +137,12 @@ class ClassifierFeatures(Features):
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self.module.head(F.relu(features.to(self.device))).softmax(dim=1)
 
+    def _require(self, images: Tensor) -> None:
+        (require_clips if self.spec.frames else require_images)(images)
+
     def _extract(self, images: Tensor) -> Tensor:
-        expected = (self.spec.channels, self.spec.height, self.spec.width)
+        frames = (self.spec.frames,) if self.spec.frames else ()
+        expected = (self.spec.channels, *frames, self.spec.height, self.spec.width)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(
                 f"images are {list(images.shape[1:])} but {self.name} was trained on "
@@ -153,22 +181,38 @@ class ClassifierFeatures(Features):
             raise ValueError(f"{path} is not a saved classifier: {found}, expected {FORMAT}")
         spec = ClassifierSpec(**json.loads(metadata["spec"]))
         module = build_classifier(
-            spec.num_classes, spec.channels, spec.height, spec.width, spec.dimension, 0
+            spec.num_classes, spec.channels, spec.height, spec.width, spec.dimension, 0, spec.frames
         )
         module.load_state_dict(weights)
         return cls(module, spec).to(device)
 
 
 def build_classifier(
-    num_classes: int, channels: int, height: int, width: int, dimension: int, seed: int
+    num_classes: int,
+    channels: int,
+    height: int,
+    width: int,
+    dimension: int,
+    seed: int,
+    frames: int = 0,
 ) -> SmallClassifier:
-    """A `SmallClassifier` for images of this shape, initialised from `seed` on the CPU."""
+    """A classifier of images of this shape, or clips, initialised from `seed` on the CPU."""
     # Initialised on the CPU from a forked generator: the same weights on every device, and the
     # caller's random state is left alone (torch.manual_seed would reseed CUDA's as well).
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         side = max(height, width)
-        module = SmallClassifier(
-            num_classes=num_classes, channels=channels, side=side, dimension=dimension
+        sizes = {"num_classes": num_classes, "channels": channels, "dimension": dimension}
+        module = (
+            ClipClassifier(frames=frames, side=side, **sizes)
+            if frames
+            else SmallClassifier(side=side, **sizes)
         )
     return module.float()
+
+
+def require_clips(clips: Tensor) -> None:
+    """Raise TypeError unless `clips` is uint8, ValueError unless it is [N, 1 or 3, T, H, W]."""
+    if clips.ndim != 5:
+        raise ValueError(f"clips have shape {list(clips.shape)}; expected [N, 1 or 3, T, H, W]")
+    require_images(clips[:, :, 0])

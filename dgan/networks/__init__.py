@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dgan.networks.biggan import BigGANDiscriminator, BigGANGenerator
+from dgan.networks.characters import CharacterDiscriminator, CharacterGenerator
 from dgan.networks.dcgan import DCGANDiscriminator, DCGANGenerator
 from dgan.networks.encoder_decoder import ResNetGenerator, UNetGenerator
 from dgan.networks.layers import Fused
@@ -22,6 +23,7 @@ from dgan.networks.spectral import LAYERS, spectral_norm
 from dgan.networks.stylegan2 import StyleGAN2Generator
 from dgan.networks.stylegan2_discriminator import StyleGAN2Discriminator
 from dgan.networks.transformer import TransformerDiscriminator, TransformerGenerator
+from dgan.networks.video import VideoDiscriminator, VideoGenerator
 from dgan.networks.virtual_batch_norm import with_reference
 from dgan.networks.waveform import WaveformDiscriminator, WaveformGenerator
 from dgan.networks.waveform_judges import WaveformJudges
@@ -30,6 +32,7 @@ Role = Literal["generator", "discriminator"]
 
 FAMILIES: dict[str, dict[Role, type[nn.Module]]] = {
     "biggan": {"generator": BigGANGenerator, "discriminator": BigGANDiscriminator},
+    "characters": {"generator": CharacterGenerator, "discriminator": CharacterDiscriminator},
     "dcgan": {"generator": DCGANGenerator, "discriminator": DCGANDiscriminator},
     "mlp": {"generator": MLPGenerator, "discriminator": MLPDiscriminator},
     "patch": {"discriminator": PatchDiscriminator},
@@ -42,6 +45,7 @@ FAMILIES: dict[str, dict[Role, type[nn.Module]]] = {
     "stylegan2": {"generator": StyleGAN2Generator, "discriminator": StyleGAN2Discriminator},
     "transformer": {"generator": TransformerGenerator, "discriminator": TransformerDiscriminator},
     "unet": {"generator": UNetGenerator},
+    "video": {"generator": VideoGenerator, "discriminator": VideoDiscriminator},
     "waveform": {"generator": WaveformGenerator, "discriminator": WaveformDiscriminator},
     "waveform-judges": {"discriminator": WaveformJudges},
 }
@@ -116,7 +120,7 @@ def normalised(network: nn.Module, *, seed: int) -> nn.Module:
 
 def default_options(role: Role, network: str) -> dict[str, Any]:
     """The options that a network has when none are given."""
-    sizes = ("resolution", "channels", "source_channels", "classes", "dimension")
+    sizes = ("resolution", "channels", "frames", "source_channels", "classes", "dimension")
     parameters = inspect.signature(_find(role, network)).parameters.values()
     return {
         p.name: p.default for p in parameters if p.default is not p.empty and p.name not in sizes

@@ -87,7 +87,10 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """One vector a class: `Linear` on one-hot labels, and with its initialisation."""
+    """One vector a class: `Linear` on one-hot labels, and with its initialisation.
+
+    It takes any vectors in their place, such as embedded captions, whose size is then `classes`.
+    """
 
     def __init__(
         self, classes: int, size: int, gain: float = 1.0, *, fill: Fill = one_hot_normal_
@@ -98,6 +101,10 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         """Draw the vectors anew; the fan-in of a one-hot vector is the number of classes."""
         self.fill(stored_weight(self), self.gain)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Labels int64 `[N]`, or vectors `[N, classes]` → `[N, size]`."""
+        return input @ self.weight if input.is_floating_point() else super().forward(input)
 
 
 class Fused(nn.Module):

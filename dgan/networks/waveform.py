@@ -23,6 +23,8 @@ from dgan.networks.layers import (
 from dgan.networks.network import Network
 
 STRIDE, KERNEL_SIZE = 4, 25
+WIDTHS = (1024, 512, 256, 128, 64)
+"""As published, for 16,384 samples; the shortest length's first."""
 RELU_GAIN = math.sqrt(2)
 
 
@@ -136,7 +138,7 @@ class WaveformGenerator(Network):
         channels: int,
         classes: int = 0,
         z_dim: int = 100,
-        widths: tuple[int, ...],
+        widths: tuple[int, ...] = WIDTHS,
         norm: str = "none",
     ) -> None:
         super().__init__()
@@ -217,7 +219,7 @@ class WaveformDiscriminator(Network):
         resolution: int,
         channels: int,
         classes: int = 0,
-        widths: tuple[int, ...],
+        widths: tuple[int, ...] = WIDTHS,
         norm: str = "none",
         phase_shuffle: int = 2,
     ) -> None:

@@ -22,8 +22,10 @@ from dgan.recipes.r3gan import (
 )
 from dgan.recipes.small import digits, digits_stylegan2, fashion_mnist, mnist, stacked_mnist
 from dgan.recipes.stylegan2 import cifar10_stylegan2, cifar10_stylegan2_conditional
+from dgan.recipes.text import characters_wgan_gp
 from dgan.recipes.transformer import imagenet256_transformer, ten_billion
 from dgan.recipes.translation import facades_cyclegan_64, facades_pix2pix, facades_pix2pix_128
+from dgan.recipes.video import weizmann_video
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
@@ -44,10 +46,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "imagenet256-transformer": imagenet256_transformer,
     "lsun64-dcgan": lsun64_dcgan,
     "10b": ten_billion,
+    "characters-wgan-gp": characters_wgan_gp,
     "facades-pix2pix": facades_pix2pix,
     "facades-pix2pix-128": facades_pix2pix_128,
     "facades-cyclegan-64": facades_cyclegan_64,
     "fsdd-wavegan": fsdd_wavegan,
+    "weizmann-video": weizmann_video,
 }
 
 

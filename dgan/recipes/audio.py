@@ -20,10 +20,16 @@ def fsdd_wavegan() -> Recipe:
 
     Data: the Free Spoken Digit Dataset, 2,700 recordings and 300 to test with, as shards of `.wav`
     and `.cls` (`dgan data pack FOLDER data/fsdd`, FOLDER with a subfolder a digit).
-    Cost: meant for at most 90 minutes on one CPU core. Not run.
-    Score: not run; `python benchmarks/training/audio.py` measures it.
+    Cost: 8,000 steps of 32 clips, of 0.5 to 0.6 seconds on one CPU core: meant for at most 90
+    minutes. Not run to the end.
+    Score: after 700 steps 49 % of 300 clips are recognised as the digit asked for, by a classifier
+    that is right on 98 % of the test split; `python benchmarks/training/audio.py` measures more.
+    Published is WGAN-GP, for 200,000 steps of 64: `--task.loss wasserstein --penalty.points between
+    --penalty.kind one_centered --penalty.gamma.start 10 --penalty.gamma.end 10
+    --discriminator.network waveform --discriminator.options.widths 256 128 64 32 16`. Here waveform
+    and spectrum are judged side by side, the loss is relativistic, with R1 + R2.
     """
-    length = 4000 * 32 / 1000
+    length = 8000 * 32 / 1000
     rate = Cosine(start=5e-4, end=5e-5, kimg=length)
     beta2 = Cosine(start=0.9, end=0.99, kimg=length)
     return Recipe(
@@ -56,11 +62,11 @@ def fsdd_wavegan() -> Recipe:
             learning_rate=rate,
             beta2=beta2,
         ),
-        train=Train(steps=4000, batch_size=32, log_every=20),
+        train=Train(steps=8000, batch_size=32, log_every=20),
         task=Task(loss="relativistic"),
         penalty=Penalty(gamma=Cosine(start=0.1, end=0.03, kimg=length), method="double"),
         average=Average(half_life_kimg=Cosine(start=0.0, end=5.0, kimg=length)),
-        checkpoint=Checkpoint(every=500),
-        samples=Samples(every=500, count=40),
-        evaluation=Evaluation(every=500, samples=1000),
+        checkpoint=Checkpoint(every=1000),
+        samples=Samples(every=1000, count=40),
+        evaluation=Evaluation(every=1000, samples=1000),
     )

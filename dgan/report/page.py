@@ -53,11 +53,12 @@ def head(account: Account) -> str:
     size = f"{plan.data.resolution}×{plan.data.resolution}"
     if plan.data.kind == "audio":
         size = f"{plan.data.resolution} samples at {plan.data.rate} Hz"
-    kind = (
-        f"{size}, " + (f"{plan.data.classes} classes" if plan.data.classes else "unconditional")
-        if plan.data.kind != "points"
-        else f"points of {plan.data.shards}"
-    )
+    if plan.data.kind == "text":
+        size = f"{plan.data.resolution} characters of {plan.data.channels}"
+    given = f"{plan.data.classes} classes" if plan.data.classes else "unconditional"
+    if plan.data.embedding:
+        given = f"embeddings of {plan.data.encoder or plan.data.embedding}"
+    kind = f"{size}, {given}" if plan.data.kind != "points" else f"points of {plan.data.shards}"
     players = " / ".join(dict.fromkeys((plan.generator.network, plan.discriminator.network)))
     what = f"{players} · {plan.task.loss} · {kind} · batch {plan.train.batch_size}"
     facts = {"step": f"{account.step:,} <small>of {plan.train.steps:,}</small>"}

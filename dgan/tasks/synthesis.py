@@ -26,13 +26,18 @@ class Synthesis(Task):
         loss: a key of `objectives.losses.LOSSES`.
         penalty: on the discriminator's gradient.
         z_dim: size of the latents.
-        conditional: whether both players are given the batch's labels.
+        condition: which entry of a batch both players are given beside samples and latents:
+            `label`, or vectors in its place; empty: none.
         separate: judge real and fake samples in calls of their own, as a discriminator that
             couples the samples of a batch needs; otherwise one call judges both.
         smoothing: see `loss_named`.
         matches_features: the generator minimises the distance of the means of features instead of
             its part of the loss (`objectives.losses.feature_matching`).
         latents: samples of the generator's updates for every real one.
+        mismatch: the share of generated samples' part of the discriminator's loss that is instead
+            taken on real ones with the condition of their neighbour (`exchanged`). The third term
+            of Reed et al. 2016 ("Generative adversarial text to image synthesis"), equation 4, of
+            which the share is ½; here for any loss.
         augmentation: of all that is judged.
         penalise_augmented: take the penalty with respect to augmented samples; otherwise it goes
             through the augmentation, as in ADA and DiffAugment.
@@ -55,11 +60,12 @@ class Synthesis(Task):
         loss: str,
         penalty: Penalty,
         z_dim: int,
-        conditional: bool,
+        condition: str,
         separate: bool,
         smoothing: float = 0.0,
         matches_features: bool = False,
         latents: int = 1,
+        mismatch: float = 0.0,
         augmentation: Augmentation | None = None,
         penalise_augmented: bool = False,
         regularizers: Regularizers | None = None,
@@ -72,7 +78,7 @@ class Synthesis(Task):
     ) -> None:
         self.loss = loss_named(loss, smoothing=smoothing, over_ranks=over_ranks)
         self.penalty, self.z_dim = penalty, z_dim
-        self.conditional, self.separate = conditional, separate
+        self.condition, self.separate, self.mismatch = condition, separate, mismatch
         self.matches_features, self.latents, self.over_ranks = matches_features, latents, over_ranks
         self.augmentation = augmentation or Augmentation()
         self.penalise_augmented = penalise_augmented
@@ -147,6 +153,11 @@ class Synthesis(Task):
             penalty, extra = 0.0, {}
         real_logits, fake_logits = logits.chunk(2)
         adversarial = self.loss.discriminator(real_logits, fake_logits)
+        if self.mismatch and labels is not None:
+            others = judge_of("real")(real, exchanged(labels))
+            refused = self.loss.discriminator(real_logits, others)
+            adversarial = torch.lerp(adversarial, refused, self.mismatch)
+            extra["matched"] = accuracy(real_logits, others)
         more = self.added.to_discriminator(discriminator, generator, judge_of, played, logits)
         return {
             "loss": adversarial + penalty + sum(more.values()),
@@ -205,7 +216,7 @@ class Synthesis(Task):
         return self.loss.generator(real_logits, fake_logits, **weights)
 
     def _labels(self, batch: dict[str, Any]) -> Tensor | None:
-        return batch["label"] if self.conditional else None
+        return batch[self.condition] if self.condition else None
 
     def _numbers(
         self, draws: dict[str, Draws], real: Tensor, images_seen: int
@@ -236,3 +247,12 @@ class Synthesis(Task):
             return torch.cat([discriminator(x, y) for x, y in zip(halves, conditions)])
 
         return judge
+
+
+def exchanged(conditions: Tensor) -> Tensor:
+    """`[N, ...]`, N even: rows 0 and 1 exchanged, 2 and 3, and so on.
+
+    Neighbours stay together however a batch is divided into even parts: the loss is the same over
+    any number of ranks and micro-batches. Two of the same class remain as they are.
+    """
+    return conditions.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)

@@ -25,7 +25,8 @@ class Task(Protocol):
       called as a whole, as often as needed, with tensors: nothing inside of it is called directly,
       and each of its parameters takes part in its player's loss. Then any sharding works.
     - `batch`, this rank's rows of a micro-batch: the entries that `data.kind` has (`image` and
-      `label`, `a` and `b`, …), floating point on the device, pixels in [−1, 1]; and `__key__`.
+      `label` or `condition`, `a` and `b`, …), floating point on the device, pixels in [−1, 1]; and
+      `__key__`.
     - `draws`, its random numbers, by row of the global batch; no other source of them repeats
       itself at other world sizes and after a resume.
     - `images_seen` by the discriminator since the run began.

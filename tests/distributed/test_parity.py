@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from captions import EMBEDDED, captioned
 from clips import AUDIO, JUDGES, clips
+from films import FILM, films
 from pairs import PAIRED, UNPAIRED, pairs
 from ranks import run_ranks
+from texts import TEXT, texts
 from tiny import tiny
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -24,6 +27,9 @@ from dgan.schedule import constant
 from dgan.step import adversarial_step
 
 STEPS = 8
+Shards = dict[Any, str]
+"""By resolution, and what is not of images by what it is."""
+
 CASES: dict[str, dict[str, Any]] = {
     "relativistic": {},
     "accumulated": {"train__accumulation": 2, "train__discriminator_updates": 2},
@@ -157,9 +163,12 @@ CASES: dict[str, dict[str, Any]] = {
         "train__accumulation": 2,
     },
     "lazy": {"penalty__every": 7, "penalty__keep_unsharded": True},
+    "video": {**FILM, "train__accumulation": 2},
     "paired": {**PAIRED, "train__accumulation": 2},
     "unpaired": {**UNPAIRED, "train__accumulation": 2, "train__discriminator_updates": 2},
+    "captions": {**EMBEDDED, "data__encoder": "captions:encode", "train__accumulation": 2},
     "audio": AUDIO,
+    "text": TEXT,
     "audio_judges": {**AUDIO, **JUDGES, "parallel__activation_checkpointing": True},
 }
 FSDP: dict[str, dict[str, Any]] = {
@@ -186,12 +195,12 @@ def trained(recipe: Recipe, world: World) -> tuple[dict[str, Tensor], dict[str, 
         return {name: whole(tensor) for name, tensor in players.state().items()}, metrics
 
 
-def shards_of(case: dict[str, Any], shards: dict[int, str]) -> str:
-    kinds = {"pairs": -1, "unpaired": -1, "audio": -2}
-    return shards[kinds.get(case.get("data__kind", ""), case.get("data__resolution", 8))]
+def shards_of(case: dict[str, Any], shards: Shards) -> str:
+    kind = "captions" if "data__embedding" in case else case.get("data__kind")
+    return shards[kind if kind in shards else case.get("data__resolution", 8)]
 
 
-def recipes(shards: dict[int, str], strategy: str) -> list[Recipe]:
+def recipes(shards: Shards, strategy: str) -> list[Recipe]:
     made = [
         tiny(shards_of(case, shards), "", parallel__strategy=strategy, **case)
         for case in CASES.values()
@@ -221,19 +230,24 @@ def train_all(
 
 
 @pytest.fixture(scope="module")
-def shards(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+def shards(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Shards:
     folder = tmp_path_factory.mktemp("digits16")
     pack_source("digits", folder, resolution=16, limit=400)
+    paired = str(pairs(folder / "pairs.tar", 11))
     return {
         8: digits,
         16: str(folder / "train-*.tar"),
-        -1: str(pairs(folder / "pairs.tar", 11)),
-        -2: str(clips(folder / "clips.tar", 11)),
+        "pairs": paired,
+        "unpaired": paired,
+        "audio": str(clips(folder / "clips.tar", 11)),
+        "text": str(texts(folder / "texts.tar", 11)),
+        "captions": captioned(folder / "captions.tar", 11),
+        "video": str(films(folder / "films.tar", 11)),
     }
 
 
 @pytest.fixture(scope="module")
-def reference(shards: dict[int, str]) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
+def reference(shards: Shards) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
     return train_all(recipes(shards, "single"))
 
 
@@ -242,7 +256,7 @@ def reference(shards: dict[int, str]) -> list[tuple[dict[str, Tensor], dict[str,
     [("ddp", 2), ("ddp", 4), ("fsdp", 2), ("fsdp", 4)],
 )
 def test_weights_and_metrics_equal_one_process(
-    strategy: str, size: int, shards: dict[int, str], reference: list[Any]
+    strategy: str, size: int, shards: Shards, reference: list[Any]
 ) -> None:
     for results in run_ranks(size, train_all, recipes(shards, strategy)):
         for case, (state, metrics), (expected, numbers) in zip(CASES, results, reference):
@@ -253,9 +267,7 @@ def test_weights_and_metrics_equal_one_process(
             assert metrics == pytest.approx(numbers, rel=1e-9, abs=1e-12), case
 
 
-def test_options_of_fsdp_do_not_change_the_weights(
-    shards: dict[int, str], reference: list[Any]
-) -> None:
+def test_options_of_fsdp_do_not_change_the_weights(shards: Shards, reference: list[Any]) -> None:
     case = CASES["accumulated"]
     plans = [
         tiny(shards[8], "", **case, **{f"parallel__{key}": value for key, value in options.items()})
@@ -278,9 +290,7 @@ def distance(state: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
     return (square / sum(exact[n].double().square().sum() for n in names)).sqrt().item()
 
 
-def test_bfloat16_is_as_good_as_in_one_process(
-    shards: dict[int, str], reference: list[Any]
-) -> None:
+def test_bfloat16_is_as_good_as_in_one_process(shards: Shards, reference: list[Any]) -> None:
     """FSDP2 gathers in bfloat16, reduces in float32."""
     exact, _ = reference[list(CASES).index("recomputed")]
     plans = {s: tiny(shards[8], "", parallel__strategy=s) for s in ("single", "ddp", "fsdp")}
@@ -295,7 +305,7 @@ def test_bfloat16_is_as_good_as_in_one_process(
 
 
 def test_the_steps_move_every_weight(
-    shards: dict[int, str], reference: list[tuple[dict[str, Tensor], dict[str, float]]]
+    shards: Shards, reference: list[tuple[dict[str, Tensor], dict[str, float]]]
 ) -> None:
     """A comparison of weights that never moved would prove nothing."""
     for recipe, (state, metrics) in zip(recipes(shards, "single"), reference):

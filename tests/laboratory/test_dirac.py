@@ -126,7 +126,7 @@ def test_networks_play_the_same_game() -> None:
         loss="relativistic",
         penalty=Penalty(gamma=constant(0.4), method="double"),
         z_dim=1,
-        conditional=False,
+        condition="",
         separate=False,
     )
     draws = Draws(

@@ -31,7 +31,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "stylegan2": {"widths": (256,) * 4},
     "transformer": {"width": 256, "depth": 4, "heads": 4, "patch": 4},
 }
-OTHERS = {"points", "waveform"}
+OTHERS = {"characters", "points", "video", "waveform"}
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
@@ -56,7 +56,7 @@ def pair(family: str, classes: int = 0, **options: Any) -> tuple[nn.Module, nn.M
 
 
 def test_every_pair_for_images_is_here() -> None:
-    """Discriminators that stand alone, points and waveforms have tests of their own."""
+    """Lone discriminators, points, texts, clips and waveforms have tests of their own."""
     pairs = {name for name, family in FAMILIES.items() if len(family) == 2}
     assert pairs - OTHERS == OPTIONS.keys() == LARGE.keys()
 
@@ -282,7 +282,7 @@ def test_networks_by_import_path() -> None:
     ("network", "options", "message"),
     [
         ("r3gam", {}, r"--generator.network 'r3gam' .*did you mean 'r3gan'\?.*import path"),
-        ("xyz", {}, r"choose from biggan, dcgan, mlp, patch, "),
+        ("xyz", {}, r"choose from biggan, characters, dcgan, mlp, patch, "),
         ("mlp", {"width": (3,)}, r"mlp takes no 'width'; did you mean 'widths'\?"),
         ("mlp", {"foo": 3}, r"'foo'; it takes resolution, channels, classes, z_dim, widths"),
         ("r3gan", {}, r"--generator.network r3gan: .*missing .*'widths'"),

@@ -61,6 +61,15 @@ def test_layers_of_scaled_normal_weights() -> None:
         assert not torch.equal(layer.weight, before)
 
 
+def test_an_embedding_takes_vectors_as_one_hot_labels() -> None:
+    layer, labels = Embedding(5, 7).double(), torch.tensor([3, 0, 3])
+    one_hot = F.one_hot(labels, 5).double()
+    torch.testing.assert_close(layer(one_hot), layer(labels), rtol=1e-12, atol=1e-12)
+    vectors = numbers(4, 5)
+    expected = F.linear(vectors, layer.weight.mT)
+    torch.testing.assert_close(layer(vectors), expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4, 4)])
 def test_bias_act(shape: tuple[int, ...]) -> None:
     layer = BiasAct(3).double()

@@ -63,7 +63,8 @@ def task(loss: str, gamma: float | Cosine = 0.0, classes: int = 3, **options: An
     names = {field.name for field in fields(Penalty)}
     penalty = Penalty(gamma=schedule, **{k: v for k, v in options.items() if k in names})
     options = {"separate": False} | {k: v for k, v in options.items() if k not in names}
-    return Synthesis(loss=loss, penalty=penalty, z_dim=5, conditional=classes > 0, **options)
+    condition = "label" if classes else ""
+    return Synthesis(loss=loss, penalty=penalty, z_dim=5, condition=condition, **options)
 
 
 def squared_gradient(network: Callable[..., Tensor], x: Tensor, labels: Tensor | None) -> Tensor:
@@ -166,6 +167,42 @@ def test_losses_without_penalty(loss: str, classes: int) -> None:
     wanted = parameter_gradients(for_generator, generator)
     for found, gradient in zip(parameter_gradients(terms["loss"], generator), wanted):
         torch.testing.assert_close(found, gradient, **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["label", "condition"])
+@pytest.mark.parametrize("separate", [False, True])
+def test_real_samples_of_another_condition_are_refused(kind: str, separate: bool) -> None:
+    """GAN-CLS (Reed et al. 2016, equation 4): s_r, and half of s_w and of s_f."""
+    generator, discriminator = pair("r3gan", 3)
+    batch = {**BATCH, "condition": numbers(6, 3, seed=8)}
+    given, neighbours = batch[kind], batch[kind][[1, 0, 3, 2, 5, 4]]
+    fake = generator(Z, given).detach()
+    right, wrong = (discriminator(batch["image"], y) for y in (given, neighbours))
+    parts = [
+        -F.logsigmoid(right),
+        -F.logsigmoid(-wrong),
+        -F.logsigmoid(-discriminator(fake, given)),
+    ]
+    expected = parts[0].mean() + 0.5 * parts[1].mean() + 0.5 * parts[2].mean()
+
+    objective = task("non_saturating", separate=separate, mismatch=0.5)
+    objective.condition = kind
+    terms = objective.discriminator_loss(discriminator, generator, batch, DRAWS, 0)
+    torch.testing.assert_close(terms["loss"], expected, **EXACT)
+    wanted = parameter_gradients(expected, discriminator)
+    for found, gradient in zip(parameter_gradients(terms["loss"], discriminator), wanted):
+        torch.testing.assert_close(found, gradient, **EXACT)
+    torch.testing.assert_close(terms["matched"], (right > wrong).double().mean(), **EXACT)
+    # A third of the weight, beside the penalty, and through the paired differences of R3GAN.
+    terms = task("relativistic", 0.7, mismatch=1 / 3).discriminator_loss(
+        discriminator, generator, BATCH, DRAWS, 0
+    )
+    labels = BATCH["label"]
+    fake = generator(Z, labels).detach()
+    scores = [discriminator(BATCH["image"], labels), discriminator(fake, labels)]
+    scores.append(discriminator(BATCH["image"], labels[[1, 0, 3, 2, 5, 4]]))
+    pairs = [F.softplus(other - scores[0]).mean() for other in scores[1:]]
+    torch.testing.assert_close(terms["adversarial"], (2 * pairs[0] + pairs[1]) / 3, **EXACT)
 
 
 def test_gamma_follows_its_schedule() -> None:

@@ -1,0 +1,137 @@
+"""What a person reads of generated text, and how it is scored."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from dgan.data import ShardStream
+from dgan.data.text import TextDataset, text_of
+from dgan.draws import Draws
+from dgan.metrics.ngrams import ORDERS, NgramCounts, jensen_shannon
+from dgan.parallel.world import World
+from dgan.pictures import Images, Sheet
+
+
+class Texts(Images):
+    """One picture of the texts, a line each, and beside it a `.txt` of the same.
+
+    Args: as `Images`, and
+        alphabet: of the texts.
+    """
+
+    def __init__(self, stream: ShardStream, *, alphabet: str, **options: Any) -> None:
+        super().__init__(stream, **options)
+        self.alphabet = alphabet
+
+    def of_samples(self, generator: nn.Module, judge: nn.Module) -> Sheet:
+        """See `Pictures`."""
+        with self.world.autocast():
+            return self._sheet(generator(self.latents, self.labels))
+
+    def of_reals(self) -> Sheet:
+        """The first texts of the shards; `ValueError` if none decodes."""
+        return self._sheet(self._reals())
+
+    def _sheet(self, samples: Tensor) -> Sheet:
+        lines = text_of(samples, self.alphabet)
+        return Sheet(drawn(lines), 1, lambda path: save_text(lines, path.with_suffix(".txt")))
+
+
+def drawn(lines: list[str]) -> Tensor:
+    """Black on white: uint8 `[1, 1, H, W]`."""
+    text, font = "\n".join(lines), ImageFont.load_default()
+    box = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), text, font=font)
+    picture = Image.new("L", (int(box[2]) + 8, int(box[3]) + 8), 255)
+    ImageDraw.Draw(picture).multiline_text((4, 4), text, fill=0, font=font)
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return pixels.view(1, 1, picture.height, picture.width)
+
+
+def save_text(lines: list[str], path: Path) -> None:
+    """Write a line each, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    aside.replace(path)
+
+
+class TextEvaluator:
+    """How far apart the runs of characters of generated and of real text are.
+
+    Args:
+        dataset: the real text; all of it is counted, evaluation's part of each sample.
+        samples: generated texts.
+        classes: of the generator, which take turns; 0: it is unconditional.
+        batch_size: texts over all ranks that are in flight together.
+        seed: of the latents.
+        world: every rank calls every method.
+        shards: what the data set is called in every output.
+    """
+
+    scores = frozenset(f"js_{n}" for n in ORDERS)
+    """The names, of `dgan.scores.SCORES`, of what a call gives."""
+
+    def __init__(
+        self,
+        dataset: TextDataset,
+        *,
+        samples: int,
+        classes: int,
+        batch_size: int,
+        seed: int,
+        world: World,
+        shards: str = "",
+    ) -> None:
+        self.samples, self.classes, self.batch_size = samples, classes, batch_size
+        self.seed, self.world = seed, world
+        real, part = NgramCounts(dataset.channels), {"rank": world.rank, "world_size": world.size}
+        for batch in dataset.batches(batch_size, **part, skip_corrupt=True):
+            if len(batch["__key__"]):
+                real.add(batch["image"].argmax(1))
+        self._real = self._over_ranks(real)
+        self._facts = {"shards": shards, "samples": samples, "real_samples": len(dataset)}
+
+    def __call__(self, generator: Callable[..., Tensor], z_dim: int) -> dict[str, Any]:
+        """Scores of `generator`: latents `[N, z_dim]` and labels or None → `[N, V, L]`.
+
+        Of a text the most probable characters count.
+
+        Returns:
+            `js_1` to `js_4`, Jensen–Shannon divergences of runs of so many characters, in nats;
+            beside them what they were computed with.
+        """
+        made, (begin, end) = NgramCounts(round(len(self._real[1]))), self._rows()
+        rows = range(begin, max(end, begin + 1))  # a sharded network needs every rank
+        for index in range(-(-self.samples // self.batch_size)):
+            draws = Draws(
+                seed=self.seed,
+                purpose="evaluation",
+                step=index,
+                rows=rows,
+                device=self.world.device,
+                dtype=self.world.dtype,
+            )
+            labels = None
+            if self.classes:
+                labels = torch.arange(rows.start, rows.stop, device=self.world.device)
+                labels = (labels + index * self.batch_size) % self.classes
+            with self.world.autocast():
+                texts = generator(draws.normal(z_dim), labels)
+            wanted = min(end - begin, self.samples - index * self.batch_size - begin)
+            if wanted > 0:
+                made.add(texts[:wanted].argmax(1))
+        found = self._over_ranks(made)
+        scores = {f"js_{n}": jensen_shannon(self._real[n], found[n]) for n in ORDERS}
+        return scores | self._facts
+
+    def _rows(self) -> tuple[int, int]:
+        rank, size = self.world.rank, self.world.size
+        return self.batch_size * rank // size, self.batch_size * (rank + 1) // size
+
+    def _over_ranks(self, counts: NgramCounts) -> dict[int, Tensor]:
+        device = self.world.device
+        return {n: self.world.total(part.to(device)).cpu() for n, part in counts.counts.items()}
