@@ -1,8 +1,8 @@
 """DeepSpeed's ZeRO, as measured: an engine for each network.
 
 It is not rehearsed. Stages 1 and 2 pass through a whole network, as one process does; stage 3
-gathers as FSDP2 does. What the engines hold and send besides was measured on 2 and 4 ranks in
-float32 (`tests/distributed/test_plan_reality.py`); for bfloat16 it is what their code says.
+gathers as FSDP2 does. What the engines hold and send besides was measured on 2 ranks, in float32
+and bfloat16 (`tests/distributed/test_plan_reality.py`).
 """
 
 import math
