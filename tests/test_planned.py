@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from captions import EMBEDDED
 from clips import AUDIO
 from commands import dgan
+from films import FILM
 from pairs import PAIRED, UNPAIRED
+from texts import TEXT
 from tiny import tiny
 
 from dgan.build_networks import build_network
@@ -20,14 +23,10 @@ from dgan.planner import Footprint, Plan, hardware, merged
 from dgan.schedule import constant
 
 POINTS: dict[str, Any] = {
-    "data__kind": "points",
-    "data__classes": 0,
-    "data__flip": False,
-    "generator__network": "points",
-    "generator__options": {"widths": (16,), "z_dim": 6},
-    "discriminator__network": "points",
-    "discriminator__options": {"widths": (16,)},
-}
+    "generator__network": "points", "generator__options": {"widths": (8,)},
+    "discriminator__network": "points", "discriminator__options": {"widths": (8, 8)},
+    "data__kind": "points", "data__classes": 0, "data__flip": False,
+}  # fmt: skip
 WIDTH, DEPTH, PATCH = 8, 2, 4
 TOKENS = (8 // PATCH) ** 2
 
@@ -191,8 +190,8 @@ def test_the_command_prints_tables_and_writes_json(
 
 @pytest.mark.parametrize(
     "changes",
-    [PAIRED, UNPAIRED, AUDIO, POINTS],
-    ids=["pairs", "unpaired", "audio", "points"],
+    [PAIRED, UNPAIRED, AUDIO, TEXT, FILM, EMBEDDED, POINTS],
+    ids=["pairs", "unpaired", "audio", "text", "video", "captions", "points"],
 )
 def test_any_task_and_kind_of_data_is_planned(changes: dict[str, Any]) -> None:
     changed = tiny("ring", "", **changes)

@@ -1,6 +1,6 @@
 """A training step with compiled blocks beside one without, by family.
 
-    python benchmarks/training/compiled.py [--rounds 12] [--only NAME] [--out FOLDER]
+    python benchmarks/training/compiled_blocks.py [--rounds 12] [--only NAME] [--out FOLDER]
 
 As `against.py` measures: narrow networks at 32×32, batch 32, one process and thread, by turns, in
 seconds of the processor, with a GPU in those of the clock; `ratio` is the median over rounds of
