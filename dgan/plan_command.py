@@ -72,7 +72,7 @@ def _count(flag: str, value: str) -> int:
 
 COLUMNS = {
     "weights": ("weights", "weights cast"),
-    "gradients": ("gradients", "buckets"),
+    "gradients": ("gradients", "gradients on their way", "buckets"),
     "optimizer": ("optimizer", "optimizer's temporaries"),
     "average": ("average",),
     "in flight": ("in flight",),

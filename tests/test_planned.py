@@ -219,6 +219,7 @@ def test_any_task_and_kind_of_data_is_planned(changes: dict[str, Any]) -> None:
         (("--nodes", "two"), ("--nodes is 'two'", "whole number")),
         (("--nodes", "3"), ("--train.batch_size 64", "24 ranks", "48 or 72", "1, 2, 4, 8, 16")),
         (("--nodes", "16"), ("--train.batch_size 64", "128 can")),
+        (("--train.accumulation", "3"), ("--train.accumulation 3: 48 or 72 can\n",)),
         (("--json",), ("--json needs a value",)),
         (("--train.precision", "float64"), ("--train.precision float64",)),
     ],
@@ -226,6 +227,6 @@ def test_any_task_and_kind_of_data_is_planned(changes: dict[str, Any]) -> None:
 def test_what_cannot_be_planned_is_named(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    message = dgan(capsys, "plan", "digits", *arguments).error()
+    message = dgan(capsys, "plan", "digits", *arguments).error() + "\n"
     for word in words:
         assert word in message

@@ -41,11 +41,13 @@ class Job:
         if self.batch_size % parts:
             below = self.batch_size - self.batch_size % parts
             fitting = f"{below} or {below + parts}" if below else f"{parts}"
-            ranks = [n for n in divisors(self.batch_size // self.accumulation)][-8:]
+            others = ""
+            if self.batch_size % self.accumulation == 0:
+                ranks = divisors(self.batch_size // self.accumulation)[-8:]
+                others = f"; or take {', '.join(map(str, ranks))} ranks"
             raise ValueError(
                 f"--train.batch_size {self.batch_size} cannot be divided over {self.ranks} ranks "
-                f"with --train.accumulation {self.accumulation}: {fitting} can; or take "
-                f"{', '.join(map(str, ranks))} ranks"
+                f"with --train.accumulation {self.accumulation}: {fitting} can{others}"
             )
 
     @property

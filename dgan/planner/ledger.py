@@ -25,10 +25,12 @@ WEIGHTS, OPTIMIZER, AVERAGE = "weights", "optimizer", "average"
 GRADIENTS = "gradients"
 IN_FLIGHT = "in flight"
 """Weights of other ranks, here for a while, and gradients on their way to them."""
+ON_THEIR_WAY = "gradients on their way"
+"""What a backward pass makes in the shape of a weight: parts of its gradient, not yet summed."""
 CAST = "weights cast"
 """Copies of weights that autocast makes, and keeps for the backward pass."""
 REST = "activations"
-"""What nothing else claims: activations, gradients on their way, temporaries, the batch."""
+"""What nothing else claims: activations and their gradients, temporaries, the batch."""
 STEPPING = "optimizer's temporaries"
 
 COLLECTIVES = {
@@ -110,7 +112,8 @@ class Ledger(TorchDispatchMode):
     Memory is that of PyTorch's tensors, exactly; what an operation takes for itself while it runs
     is not seen. FLOPs are as in `torch.utils.flop_counter` (a multiplication and an addition are
     two): products of matrices, convolutions and attention. Where a decision depends on a number
-    that a fake tensor does not have, the number is 1.
+    that a fake tensor does not have, the number is 1. An activation's gradient that happens to have
+    a weight's shape is taken for the weight's.
     """
 
     def __init__(self) -> None:
@@ -122,6 +125,7 @@ class Ledger(TorchDispatchMode):
         self.kept: set[int] = set()
         """Storages that were gathered since this was cleared, or since their backward pass."""
         self._held: dict[int, tuple[Any, Allocation]] = {}
+        self._of_weights: set[tuple[int, ...]] = set()
 
     def __enter__(self) -> Self:
         # FSDP2 frees and fills storages in place, which no operation shows.
@@ -183,7 +187,8 @@ class Ledger(TorchDispatchMode):
         """Take a tensor into account."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._held and (size := storage.nbytes()):
-            self._allocate(storage, size, self.unclaimed)
+            is_gradient = in_backward() and tuple(tensor.shape) in self._of_weights
+            self._allocate(storage, size, ON_THEIR_WAY if is_gradient else self.unclaimed)
 
     @property
     def flops(self) -> int:
@@ -198,6 +203,8 @@ class Ledger(TorchDispatchMode):
     def label(self, label: str, tensors: Iterable[Any]) -> None:
         """Say what the memory of `tensors` is for, since it was allocated."""
         for tensor in tensors:
+            if label == WEIGHTS:
+                self._of_weights |= {tuple(tensor.shape), tuple(tensor.shape[::-1])}
             if isinstance(tensor, DTensor):
                 tensor = tensor.to_local()
             if isinstance(tensor, Tensor):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from dgan.planner.ledger import REST, Allocation
+from dgan.planner.ledger import GRADIENTS, REST, Allocation
 
 SCALES = [2.0**power for power in range(-10, 11)]
 
@@ -13,18 +13,24 @@ SCALES = [2.0**power for power in range(-10, 11)]
 def worst_moments(allocations: Iterable[Allocation], start: int, end: int) -> list[Counter[str]]:
     """Bytes by label at the worst moments between two events, without moments that never are.
 
-    Activations grow with the batch, what is held does not. With few samples a backward pass is at
-    its worst at its end, when all gradients are there; with many at its beginning.
+    Activations grow with the batch, gradients are kept whole or in part or not, what else is held
+    stays. With few samples a backward pass is at its worst at its end, when all gradients are
+    there; with many at its beginning.
     """
     alive = [a for a in allocations if a.birth <= end and (a.death is None or a.death > start)]
-    sizes = np.zeros((2, end - start + 1))  # of all but activations, and of these; at each event
+    labels = (REST, GRADIENTS)
+    sizes = np.zeros((3, end - start + 1))  # of these and of all else, at each event
     for each in alive:
-        row = sizes[int(each.label == REST)]
+        row = sizes[labels.index(each.label) if each.label in labels else 2]
         row[max(each.birth - start, 0)] += each.size
         if each.death is not None and each.death <= end:
             row[each.death - start] -= each.size
-    held, activations = sizes.cumsum(axis=1)
-    worst = {start + int((held + scale * activations).argmax()) for scale in SCALES}
+    activations, gradients, held = sizes.cumsum(axis=1)
+    worst = {
+        start + int((held + kept * gradients + scale * activations).argmax())
+        for kept in (0, 1)
+        for scale in SCALES
+    }
     return [composition(alive, at) for at in sorted(worst)]
 
 

@@ -25,7 +25,15 @@ from dgan.planner.footprint import (
     updates,
 )
 from dgan.planner.job import Job
-from dgan.planner.ledger import AVERAGE, GRADIENTS, IN_FLIGHT, OPTIMIZER, STEPPING, WEIGHTS
+from dgan.planner.ledger import (
+    AVERAGE,
+    GRADIENTS,
+    IN_FLIGHT,
+    ON_THEIR_WAY,
+    OPTIMIZER,
+    STEPPING,
+    WEIGHTS,
+)
 from dgan.planner.zero import BUCKETS, deepspeed
 
 DDP_BUCKET = 25 * 2**20
@@ -74,7 +82,7 @@ def fsdp(found: Rehearsals, job: Job, *, keep: bool = False, copies: int = 1) ->
     cut = both(sharded, shards) / both(sharded, before)
     padded = shards / before * cut
     held = dict.fromkeys((WEIGHTS, OPTIMIZER, AVERAGE, GRADIENTS, STEPPING), cut)
-    moments = moments_of(sharded, job, {**held, IN_FLIGHT: padded})
+    moments = moments_of(sharded, job, {**held, IN_FLIGHT: padded, ON_THEIR_WAY: padded})
     name, flags = "fsdp", "--parallel.strategy fsdp"
     if keep:
         name, flags = f"{name}, kept", f"{flags} --parallel.reshard_after_forward False"

@@ -1,8 +1,8 @@
 """DeepSpeed's ZeRO, as measured: an engine for each network.
 
 It is not rehearsed. Stages 1 and 2 pass through a whole network, as one process does; stage 3
-gathers as FSDP2 does. What the engines hold and send besides was measured on 2 and 4 ranks in
-float32 (`tests/distributed/test_plan_reality.py`); for bfloat16 it is what their code says.
+gathers as FSDP2 does. What the engines hold and send besides was measured on 2 ranks, in float32
+and bfloat16 (`tests/distributed/test_plan_reality.py`).
 """
 
 import math
@@ -33,6 +33,7 @@ from dgan.planner.ledger import (
     CAST,
     GRADIENTS,
     IN_FLIGHT,
+    ON_THEIR_WAY,
     OPTIMIZER,
     REST,
     WEIGHTS,
@@ -87,7 +88,9 @@ def _held(stage: Stage, whole: dict[str, int], job: Job) -> Memory:
 
 def _working(stage: Stage, passes: Memory, part: float, whole: dict[str, int], job: Job) -> Memory:
     """What comes and goes in the forward and backward passes."""
-    working = Counter({REST: passes[REST], GRADIENTS: _gradients(stage, passes, part, job)})
+    gradients = _gradients(stage, passes, part, job)
+    same = {label: passes[label] for label in (REST, ON_THEIR_WAY)}
+    working = Counter({**same, GRADIENTS: gradients})
     if not job.bfloat16:  # in which the weights are else already: autocast makes no copies
         working[CAST] = passes[CAST]
     if stage == 3:
