@@ -125,9 +125,10 @@ def stacked_mnist() -> Recipe:
     Data: MNIST, packed as for `mnist`; and a classifier of its digits, which a run of the recipe
     `mnist` leaves in `runs/mnist` (`python benchmarks/training/stacked_mnist.py` trains one and
     measures it on the test split).
-    Cost: 8,000 steps of 64 images; meant for about 90 minutes on two CPU cores. Not run.
-    Score: not run. Published: 1,000 modes and KL 0.078 with other networks (Huang et al. 2024);
-    DCGAN 78.9 to 99 modes and KL 3.4 to 4.5 (Srivastava et al. 2017, Lin et al. 2018).
+    Cost: 8,000 steps of 64 images, about 16 minutes of one CPU core.
+    Score: after 22,578 steps, 45 minutes, 1,000 modes and KL 0.033. Published: 1,000 modes and KL
+    0.078 with other networks (Huang et al. 2024); DCGAN 78.9 to 99 modes and KL 3.4 to 4.5
+    (Srivastava et al. 2017, Lin et al. 2018).
     """
     length = 8000 * 64 / 1000
     player = Player(
