@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import tyro
 
-from dgan import commands, data_commands, inside_commands, plan_command, recipes
+from dgan import commands, data_commands, inside_commands, recipes
 from dgan.config import Recipe, nearest, switches
 from dgan.watchdog import START_AGAIN
 
@@ -55,6 +55,8 @@ def deepspeed(arguments: Sequence[str]) -> None:
 
 def plan(arguments: Sequence[str]) -> None:
     """Plan a run: RECIPE [--nodes N] [--gpus-per-node M] [--gpu h100] [--section.key VALUE ...]."""
+    from dgan import plan_command
+
     flags, left = plan_command.take_flags(arguments)
     own = "[--nodes N] [--gpus-per-node M] [--gpu h100] [--json FILE] "
     plan_command.show_plan(_recipe("plan", left, own), flags)
