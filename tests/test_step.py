@@ -72,7 +72,7 @@ def task(
             "loss": loss,
             "penalty": Penalty(gamma=schedule, **(penalty or {})),
             "z_dim": 5,
-            "conditional": True,
+            "condition": "label",
             "separate": False,
             **options,
         }

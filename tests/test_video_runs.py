@@ -147,7 +147,7 @@ def test_commands(
     assert Image.open(tmp_path / "clips.gif").n_frames == 4  # type: ignore[attr-defined]
     assert "clips are a GIF, or" in dgan(capsys, "sample", run, "--out", tmp_path / "x").error()
     assert "makes video: --interp" in dgan(capsys, "sample", run, "--interpolate").error()
-    assert "a run on clips" in dgan(capsys, "project", run, tmp_path / "clips.png").error()
+    assert "a run on video" in dgan(capsys, "project", run, tmp_path / "clips.png").error()
     assert dgan(capsys, "report", run, "--out", tmp_path / "report.html").code == 0
     assert dgan(capsys, "export", run, tmp_path / "exported").code == 0
     ours, theirs = load_run(run).network, load_generator(tmp_path / "exported")

@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from dgan_kernels.checks import is_plain_eager
 
@@ -74,7 +75,9 @@ def _taps(
     """Return the taps, of one or two dimensions and x's dtype, in the order `_resample` takes."""
     if max(up) > 1:
         flip = not flip
-    if x.device.type == "cpu" and filter.device.type == "cpu" and is_plain_eager(x):
+    on_cpu = x.device.type == "cpu" and filter.device.type == "cpu"
+    # A fake has no values, and what is made beside one is not to be kept for others.
+    if on_cpu and is_plain_eager(x) and not isinstance(x, FakeTensor):
         shape = tuple(filter.shape)
         values = tuple(filter.flatten().tolist() if filter.ndim > 1 else filter.tolist())
         return _kept_taps(values, shape, ndim, gain, flip, x.dtype, filter.dtype)

@@ -166,7 +166,12 @@ CASES: dict[str, dict[str, Any]] = {
     "video": {**FILM, "train__accumulation": 2},
     "paired": {**PAIRED, "train__accumulation": 2},
     "unpaired": {**UNPAIRED, "train__accumulation": 2, "train__discriminator_updates": 2},
-    "captions": {**EMBEDDED, "data__encoder": "captions:encode", "train__accumulation": 2},
+    "captions": {
+        **EMBEDDED,
+        "data__encoder": "captions:encode",
+        "train__accumulation": 2,
+        "train__batch_size": 16,
+    },
     "audio": AUDIO,
     "text": TEXT,
     "audio_judges": {**AUDIO, **JUDGES, "parallel__activation_checkpointing": True},

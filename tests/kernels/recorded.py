@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
-from triton.runtime.jit import JITFunction
-
 from compiled import compile_for
+from triton.runtime.jit import JITFunction
 
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 

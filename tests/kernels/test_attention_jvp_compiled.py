@@ -10,6 +10,7 @@ if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
 from compiled import BOUNDS, compile_for, resources, widths
+
 from dgan_kernels import triton_attention_jvp as kernels
 from dgan_kernels import triton_attention_jvp_launch as launch
 

@@ -9,6 +9,7 @@ if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
 from compiled import BOUNDS, compile_for, resources, widths
+
 from dgan_kernels import triton_bias_act, triton_bias_act_scaled, triton_bias_act_tiles
 from dgan_kernels.reference import ACTIVATIONS
 

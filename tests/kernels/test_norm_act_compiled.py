@@ -9,8 +9,8 @@ if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
 import torch
-
 from compiled import BOUNDS, compile_for, resources, widths
+
 from dgan_kernels import triton_norm_launch as launch
 from dgan_kernels import triton_norm_resident as resident
 from dgan_kernels import triton_norm_sweeps as sweeps

@@ -13,10 +13,10 @@ if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
 import torch
+from compiled import resources
 from integer_ranges import overflows
 from recorded import empty, every_order, recorded
 
-from compiled import resources
 from dgan_kernels import triton_attention_jvp_launch as attention
 from dgan_kernels import triton_bias_act, triton_bias_act_scaled, triton_norm_act
 from dgan_kernels import triton_gradient_penalty as penalty

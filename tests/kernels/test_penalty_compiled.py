@@ -11,6 +11,7 @@ if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("the interpreter is on: kernels are not compiled", allow_module_level=True)
 
 from compiled import BOUNDS, compile_for, resources, widths
+
 from dgan_kernels import triton_gradient_penalty as penalty
 from dgan_kernels import triton_minibatch_stddev as stddev
 
