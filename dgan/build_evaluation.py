@@ -33,6 +33,9 @@ from dgan.translated import CycleEvaluator, PairEvaluator
 TRANSLATED = ("pairs", "unpaired")
 """Kinds of data whose generators take images."""
 
+SCORED_APART = (*TRANSLATED, "text")
+"""Kinds that `Evaluator` does not score."""
+
 
 class Scores(Protocol):
     """What scores a generator of one kind of samples; every rank calls it."""
@@ -88,12 +91,9 @@ def build_evaluator(recipe: Recipe, stream: Stream, world: World, run: Run) -> S
         return None
     if isinstance(stream, ToyStream):
         return PointEvaluator(stream.toy, seed=recipe.train.seed, world=world)
-    if recipe.data.kind in (*TRANSLATED, "text"):
+    if recipe.data.kind in SCORED_APART:
         compared = plan.shards or recipe.data.shards
-        if recipe.data.kind == "text":
-            evaluator = text_evaluator(recipe, compared, world)
-        else:
-            evaluator = translation_evaluator(recipe, compared, plan.features, world)
+        evaluator = evaluator_of_kind(recipe, compared, plan.features, world)
         _require_best(recipe, evaluator.scores)
         return evaluator
     assert isinstance(stream, ShardStream), "of images"
@@ -129,6 +129,15 @@ def build_evaluator(recipe: Recipe, stream: Stream, world: World, run: Run) -> S
         )
     _require_best(recipe, evaluator.scores)
     return evaluator
+
+
+def evaluator_of_kind(
+    recipe: Recipe, shards: str | tuple[str, ...], features: str, world: World
+) -> PairEvaluator | CycleEvaluator | TextEvaluator:
+    """What scores a generator of `SCORED_APART` on `shards`; text takes no `features`."""
+    if recipe.data.kind == "text":
+        return text_evaluator(recipe, shards, world)
+    return translation_evaluator(recipe, shards, features, world)
 
 
 def translation_evaluator(

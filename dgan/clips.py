@@ -4,9 +4,10 @@ import wave
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dgan.data import ShardStream
+from dgan.data.aside import written_aside
 from dgan.evaluation import Picture
 from dgan.parallel.world import World
 from dgan.pictures import Images, Sheet
@@ -38,20 +39,13 @@ class Clips(Images):
         super().__init__(stream, count=count, classes=classes, z_dim=z_dim, seed=seed, world=world)
         self.picture, self.rate = picture, rate
 
-    def of_samples(self, generator: nn.Module, judge: nn.Module) -> Sheet:
-        """See `Pictures`."""
-        with self.world.autocast():
-            return self._sheet(generator(self.latents, self.labels))
+    def sheet(self, samples: Tensor) -> Sheet:
+        """See `Images`."""
 
-    def of_reals(self) -> Sheet:
-        """The first clips of the shards; `ValueError` if none decodes."""
-        return self._sheet(self._reals())
-
-    def _sheet(self, waves: Tensor) -> Sheet:
         def write(path: Path) -> None:
-            save_wav(waves, path.with_suffix(".wav"), self.rate)
+            save_wav(samples, path.with_suffix(".wav"), self.rate)
 
-        return Sheet(self.picture(waves), self.columns, write)
+        return Sheet(self.picture(samples), self.columns, write)
 
 
 def save_wav(waves: Tensor, path: Path, rate: int) -> None:
@@ -62,12 +56,9 @@ def save_wav(waves: Tensor, path: Path, rate: int) -> None:
     pause = waves.new_zeros(*waves.shape[:2], round(PAUSE_S * rate))
     line = torch.cat([waves, pause], 2).transpose(0, 1).flatten(1)  # [C, N · (L + pause)]
     numbers = (line.detach().float().cpu().clamp(-1, 1) * 32767).round().to(torch.int16)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    with wave.open(str(aside), "wb") as file:
+    with written_aside(path) as aside, wave.open(aside, "wb") as file:
         file.setparams((len(line), 2, rate, 0, "NONE", ""))
         file.writeframes(numbers.T.contiguous().numpy().astype("<i2").tobytes())
-    aside.replace(path)
 
 
 def save_clips(waves: Tensor, labels: Tensor | None, out: Path, *, rate: int, seed: int) -> None:

@@ -128,7 +128,7 @@ def _evaluate_kind(
     """Score a generator from image to image, or of text."""
     from dataclasses import replace
 
-    from dgan.build_evaluation import text_evaluator, translation_evaluator
+    from dgan.build_evaluation import evaluator_of_kind
     from dgan.parallel.world import launch
 
     recipe = trained.recipe
@@ -136,10 +136,7 @@ def _evaluate_kind(
     planned = replace(recipe, evaluation=plan)
     compared = shards or plan.shards or recipe.data.shards
     with launch(precision=recipe.train.precision) as world:
-        if recipe.data.kind == "text":
-            score = text_evaluator(planned, compared, world)
-        else:
-            score = translation_evaluator(planned, compared, features or plan.features, world)
+        score = evaluator_of_kind(planned, compared, features or plan.features, world)
         scores = score(trained.network.to(world.device), trained.z_dim)
         if world.is_first:
             path = out or run / f"evaluation-{trained.step:09d}.json"

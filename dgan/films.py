@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from dgan.evaluation import to_uint8
+from dgan.evaluation import visible
 from dgan.laboratory.picture import save_animation
 from dgan.pictures import Images, Sheet
 from dgan.run import arranged, save_grid
@@ -20,20 +20,15 @@ class Films(Images):
     Args: as `dgan.pictures.Images`.
     """
 
-    def of_samples(self, generator: nn.Module, judge: nn.Module) -> Sheet:
-        """See `Pictures`."""
-        with self.world.autocast():
-            return shown(to_uint8(generator(self.latents, self.labels)), self.columns)
+    def sheet(self, samples: Tensor) -> Sheet:
+        """See `Images`."""
+        clips = visible(samples)
+        frames, length = _rows(clips)
 
-    def of_reals(self) -> Sheet:
-        """The first clips of the shards; `ValueError` if none decodes."""
-        return shown(self._reals(), self.columns)
+        def write(path: Path) -> None:
+            save_film(clips, path.with_suffix(".gif"), self.columns)
 
-
-def shown(clips: Tensor, columns: int) -> Sheet:
-    """Clips uint8 `[K, C, T, H, W]` as a sheet, a row each, and a GIF of `columns` side by side."""
-    frames, length = _rows(clips)
-    return Sheet(frames, length, lambda path: save_film(clips, path.with_suffix(".gif"), columns))
+        return Sheet(frames, length, write)
 
 
 def save_film(clips: Tensor, path: Path, columns: int) -> None:

@@ -105,11 +105,15 @@ class Images:
     def of_samples(self, generator: nn.Module, judge: nn.Module) -> Sheet:
         """See `Pictures`."""
         with self.world.autocast():
-            return Sheet(visible(generator(self.latents, self.labels)), self.columns)
+            return self.sheet(generator(self.latents, self.labels))
 
     def of_reals(self) -> Sheet:
-        """The first images of the shards; `ValueError` if none decodes."""
-        return Sheet(visible(self._reals()), self.columns)
+        """The first samples of the shards; `ValueError` if none decodes."""
+        return self.sheet(self._reals())
+
+    def sheet(self, samples: Tensor) -> Sheet:
+        """How samples of this kind, generated or real, are shown."""
+        return Sheet(visible(samples), self.columns)
 
     def _reals(self) -> Tensor:
         found = torch.empty(0)

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import Tensor
 
 from dgan.data import ShardStream
+from dgan.data.aside import written_aside
 from dgan.data.text import TextDataset, text_of
 from dgan.draws import Draws
 from dgan.metrics.ngrams import ORDERS, NgramCounts, jensen_shannon
@@ -27,16 +28,8 @@ class Texts(Images):
         super().__init__(stream, **options)
         self.alphabet = alphabet
 
-    def of_samples(self, generator: nn.Module, judge: nn.Module) -> Sheet:
-        """See `Pictures`."""
-        with self.world.autocast():
-            return self._sheet(generator(self.latents, self.labels))
-
-    def of_reals(self) -> Sheet:
-        """The first texts of the shards; `ValueError` if none decodes."""
-        return self._sheet(self._reals())
-
-    def _sheet(self, samples: Tensor) -> Sheet:
+    def sheet(self, samples: Tensor) -> Sheet:
+        """See `Images`."""
         lines = text_of(samples, self.alphabet)
         return Sheet(drawn(lines), 1, lambda path: save_text(lines, path.with_suffix(".txt")))
 
@@ -53,10 +46,8 @@ def drawn(lines: list[str]) -> Tensor:
 
 def save_text(lines: list[str], path: Path) -> None:
     """Write a line each, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    aside.replace(path)
+    with written_aside(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
 
 
 class TextEvaluator:

@@ -5,11 +5,9 @@ from dataclasses import fields
 
 from dgan.config import Augment, Balance, Data, Divergence, Judges, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
-from dgan.validation_audio import check_audio
 from dgan.validation_condition import check_condition
+from dgan.validation_kinds import check_audio, check_text, check_video
 from dgan.validation_task import check_task
-from dgan.validation_text import check_text
-from dgan.validation_video import check_video
 
 
 def validate(recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -63,15 +64,19 @@ class Batch:
             DecodeError: if a field is damaged; `row` then holds anything.
             SizeMismatchError: if an image is of a size that the crop does not take.
         """
-        self._keys[row] = sample.key
+        self.name(row, sample)
         for pixels, data in zip(self._pixels, sample.images):
             decode_image(
                 data, pixels[row], key=sample.key, crop=self._crop, resize=self._resize, view=view
             )
-        if self._labels is not None:
-            self._labels[row] = sample.label
         for (field, values), data in zip(self._extras.items(), sample.fields):
             values[row] = decode_field(field, data)
+
+    def name(self, row: int, sample: Encoded) -> None:
+        """Notes the key of the sample in `row`, and its label."""
+        self._keys[row] = sample.key
+        if self._labels is not None:
+            self._labels[row] = sample.label
 
     def as_dict(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
         """The batch as the caller sees it; `rows` keeps some of them only."""
@@ -84,3 +89,17 @@ class Batch:
             name: all_[list(rows)] if isinstance(all_, torch.Tensor) else [all_[i] for i in rows]
             for name, all_ in batch.items()
         }
+
+
+class NumberBatch(Batch):
+    """Room for samples that are float32 numbers of any `shape`, whose `"image"` is not a picture.
+
+    Subclasses decode into `numbers`, `[n, *shape]`.
+    """
+
+    def __init__(self, n: int, shape: tuple[int, ...], *, labelled: bool, buffers: Buffers) -> None:
+        super().__init__(n, {}, labelled=labelled, fields=(), crop="none", buffers=buffers)
+        # Buffers hand out bytes.
+        memory = buffers.take((n, 4 * math.prod(shape))).view(torch.float32)
+        self._images = {"image": memory.view(n, *shape)}
+        self.numbers = self._images["image"].numpy()

@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from .batch import Batch, Encoded
+from .batch import Batch, Encoded, NumberBatch
 from .buffers import Buffers
 from .dataset import ShardDataset
 from .decode import decode_field
@@ -72,31 +69,20 @@ class LatentDataset(ShardDataset):
 
     def batch(self, n: int, buffers: Buffers | None = None) -> Batch:
         """Room for `n` samples, in memory from `buffers` if given."""
-        return _LatentBatch(n, self._sizes, self.has_labels, buffers or Buffers())
+        return _LatentBatch(n, self._sizes, labelled=self.has_labels, buffers=buffers or Buffers())
 
 
-class _LatentBatch(Batch):
+class _LatentBatch(NumberBatch):
     """Room for arrays."""
-
-    def __init__(
-        self, n: int, shape: tuple[int, int, int], labelled: bool, buffers: Buffers
-    ) -> None:
-        super().__init__(n, {}, labelled=labelled, fields=(), crop="none", buffers=buffers)
-        # The same memory as numbers of four bytes.
-        memory = buffers.take((n, 4 * int(np.prod(shape)))).view(torch.float32)
-        self._images = {"image": memory.view(n, *shape)}
-        self._rows = self._images["image"].numpy()
 
     def decode(self, row: int, sample: Encoded, view: View = PLAIN) -> None:
         """Decodes an array into `row`; how images are seen means nothing to it."""
         (data,) = sample.fields
         array = decode_field(FIELD, data)
-        if array.shape != self._rows.shape[1:] or array.dtype.kind != "f":
+        if array.shape != self.numbers.shape[1:] or array.dtype.kind != "f":
             raise SizeMismatchError(
                 f"sample {sample.key!r} holds {array.dtype} {list(array.shape)}, but floating "
-                f"numbers {list(self._rows.shape[1:])} are wanted (channels, height, width)"
+                f"numbers {list(self.numbers.shape[1:])} are wanted (channels, height, width)"
             )
-        self._rows[row] = array
-        self._keys[row] = sample.key
-        if self._labels is not None:
-            self._labels[row] = sample.label
+        self.numbers[row] = array
+        self.name(row, sample)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .batch import Batch, Encoded
+from .batch import Batch, Encoded, NumberBatch
 from .buffers import Buffers
 from .dataset import ShardDataset
 from .decode import decode_field
@@ -76,23 +76,17 @@ class TextDataset(ShardDataset):
         return _TextBatch(n, self, buffers or Buffers())
 
 
-class _TextBatch(Batch):
+class _TextBatch(NumberBatch):
     """Room for one-hot vectors."""
 
     def __init__(self, n: int, dataset: TextDataset, buffers: Buffers) -> None:
-        super().__init__(
-            n, {}, labelled=dataset.has_labels, fields=(), crop="none", buffers=buffers
-        )
         shape = (dataset.channels, dataset.resolution)
-        # The same memory as numbers of four bytes.
-        memory = buffers.take((n, 4 * shape[0] * shape[1])).view(torch.float32)
-        self._images = {"image": memory.view(n, *shape)}
-        self._rows = self._images["image"].numpy()
+        super().__init__(n, shape, labelled=dataset.has_labels, buffers=buffers)
         self._alphabet, self._cuts = dataset.alphabet, dataset.crop != "none"
 
     def decode(self, row: int, sample: Encoded, view: View = PLAIN) -> None:
         """Decodes a text into `row`, from where `view` says."""
-        text, length = decode_field(FIELD, sample.fields[0]), self._rows.shape[2]
+        text, length = decode_field(FIELD, sample.fields[0]), self.numbers.shape[2]
         free = len(text) - length
         if free < 0 or (free and not self._cuts):
             way_out = "leave it out" if free < 0 else "crop 'centre' or 'window' takes a part of it"
@@ -108,11 +102,9 @@ class _TextBatch(Batch):
                 f"sample {sample.key!r} has the character {unknown!r}, which is not in the "
                 f"alphabet {self._alphabet!r}: add it, or clean the text"
             )
-        self._rows[row] = 0.0
-        self._rows[row, codes, np.arange(length)] = 1.0
-        self._keys[row] = sample.key
-        if self._labels is not None:
-            self._labels[row] = sample.label
+        self.numbers[row] = 0.0
+        self.numbers[row, codes, np.arange(length)] = 1.0
+        self.name(row, sample)
 
 
 def text_of(samples: torch.Tensor, alphabet: str) -> list[str]:

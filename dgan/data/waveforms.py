@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .audio import AUDIO_EXTENSIONS, read_audio
-from .batch import Batch, Encoded
+from .batch import Batch, Encoded, NumberBatch
 from .buffers import Buffers
 from .dataset import ShardDataset
 from .decode import DecodeError, decode_field
@@ -121,7 +120,7 @@ class AudioDataset(ShardDataset):
         raise SizeMismatchError(f"{self.describe(i)} has {problem}: {way_out}")
 
 
-class _AudioBatch(Batch):
+class _AudioBatch(NumberBatch):
     """Room for recordings."""
 
     def __init__(
@@ -133,11 +132,7 @@ class _AudioBatch(Batch):
         labelled: bool,
         buffers: Buffers,
     ) -> None:
-        super().__init__(n, {}, labelled=labelled, fields=(), crop="none", buffers=buffers)
-        # The same memory as numbers of four bytes.
-        memory = buffers.take((n, 4 * shape[0] * shape[1])).view(torch.float32)
-        self._images = {"image": memory.view(n, *shape)}
-        self._rows = self._images["image"].numpy()
+        super().__init__(n, shape, labelled=labelled, buffers=buffers)
         self._extension, self._peak = extension, peak
 
     def decode(self, row: int, sample: Encoded, view: View = PLAIN) -> None:
@@ -148,10 +143,8 @@ class _AudioBatch(Batch):
             raise DecodeError("its samples are not all finite")
         if self._peak and loudest:
             waves = waves * np.float32(self._peak / loudest)
-        place(waves, self._rows[row], None if view.at is None else view.at[0])
-        self._keys[row] = sample.key
-        if self._labels is not None:
-            self._labels[row] = sample.label
+        place(waves, self.numbers[row], None if view.at is None else view.at[0])
+        self.name(row, sample)
 
 
 def place(waves: NDArray[np.float32], row: NDArray[np.float32], at: float | None) -> None:
