@@ -139,7 +139,7 @@ def load(path: Path, tensors: State, *, distributed: bool) -> dict[str, Any]:
     except ValueError as error:
         problem = error
     problems = [problem]
-    if distributed:
+    if ranks > 1:
         problems = [None] * ranks
         dist.all_gather_object(problems, problem)
     # A damaged file may look like one of other networks, to those who did not check that file.

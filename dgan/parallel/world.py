@@ -96,6 +96,10 @@ class World:
 
     def gather(self, value: Any) -> list[Any]:
         """`value` of every rank, on every rank."""
+        if self.size == 1:
+            # gloo's thread may still hold a tensor of it when the process ends, as it does right
+            # after it learnt of a problem; to drop it then aborts the process.
+            return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
