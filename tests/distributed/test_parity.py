@@ -1,35 +1,28 @@
 """The same recipe gives the same weights whatever the strategy and the number of ranks."""
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from captions import EMBEDDED, captioned
-from clips import AUDIO, JUDGES, clips
-from films import FILM, films
-from pairs import PAIRED, UNPAIRED, pairs
+from captions import EMBEDDED
+from clips import AUDIO, JUDGES
+from every_kind import Shards, every_kind, recipe_of
+from films import FILM
+from pairs import PAIRED, UNPAIRED
 from ranks import run_ranks
-from texts import TEXT, texts
+from texts import TEXT
 from tiny import tiny
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from dgan.build import build_players, fill_reference_batches, pace
 from dgan.config import Augment, Balance, Judges, Recipe, Regularizers
-from dgan.data import pack_source
-from dgan.metrics import ClassifierFeatures
-from dgan.metrics.classifier import ClassifierSpec, build_classifier
 from dgan.opening import open_stream
 from dgan.parallel.world import World, launch
 from dgan.schedule import constant
 from dgan.step import adversarial_step
 
 STEPS = 8
-Shards = dict[Any, str]
-"""By resolution, and what is not of images by what it is."""
-
 CASES: dict[str, dict[str, Any]] = {
     "relativistic": {},
     "accumulated": {"train__accumulation": 2, "train__discriminator_updates": 2},
@@ -200,31 +193,8 @@ def trained(recipe: Recipe, world: World) -> tuple[dict[str, Tensor], dict[str, 
         return {name: whole(tensor) for name, tensor in players.state().items()}, metrics
 
 
-def shards_of(case: dict[str, Any], shards: Shards) -> str:
-    kind = "captions" if "data__embedding" in case else case.get("data__kind")
-    return shards[kind if kind in shards else case.get("data__resolution", 8)]
-
-
 def recipes(shards: Shards, strategy: str) -> list[Recipe]:
-    made = [
-        tiny(shards_of(case, shards), "", parallel__strategy=strategy, **case)
-        for case in CASES.values()
-    ]
-    return [on_features(recipe) if "projected" in str(recipe) else recipe for recipe in made]
-
-
-def on_features(recipe: Recipe) -> Recipe:
-    """With the features of a classifier, which lies beside the shards."""
-    path = Path(str(recipe.data.shards)).with_name("classifier.safetensors")
-    if not path.exists():
-        spec = ClassifierSpec(
-            num_classes=10, channels=1, height=8, width=8, dimension=9, accuracy=1.0, held_out=1,
-            trained_on=1, seed=0,
-        )  # fmt: skip
-        ClassifierFeatures(build_classifier(10, 1, 8, 8, 9, 0), spec).save(path)
-    judge = recipe.discriminator
-    options = {**judge.options, "extractor": str(path)}
-    return replace(recipe, discriminator=replace(judge, options=options))
+    return [recipe_of(case, shards, parallel__strategy=strategy) for case in CASES.values()]
 
 
 def train_all(
@@ -236,19 +206,7 @@ def train_all(
 
 @pytest.fixture(scope="module")
 def shards(digits: str, tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    folder = tmp_path_factory.mktemp("digits16")
-    pack_source("digits", folder, resolution=16, limit=400)
-    paired = str(pairs(folder / "pairs.tar", 11))
-    return {
-        8: digits,
-        16: str(folder / "train-*.tar"),
-        "pairs": paired,
-        "unpaired": paired,
-        "audio": str(clips(folder / "clips.tar", 11)),
-        "text": str(texts(folder / "texts.tar", 11)),
-        "captions": captioned(folder / "captions.tar", 11),
-        "video": str(films(folder / "films.tar", 11)),
-    }
+    return every_kind(digits, tmp_path_factory.mktemp("every-kind"))
 
 
 @pytest.fixture(scope="module")
