@@ -8,10 +8,22 @@ from typing import Literal
 import torch
 
 from dgan.build import build_players, deepspeed_plan
+from dgan.build_networks import build_discriminator, build_network
 from dgan.config import Parallel, Recipe
 from dgan.data.unpaired import DOMAINS
 from dgan.parallel.world import World
-from dgan.planner import Job, Plan, Rehearsal, Rehearsals, Setting, find_gpu, make_plan, rehearse
+from dgan.planner import (
+    Job,
+    Plan,
+    Rehearsal,
+    Rehearsals,
+    Setting,
+    fakes,
+    find_gpu,
+    make_plan,
+    rehearse,
+    units_of,
+)
 from dgan.rehearsal import sample_shape
 from dgan.step import Players
 from dgan.validation import validate
@@ -39,16 +51,16 @@ def plan(recipe: Recipe, *, nodes: int, gpus_per_node: int, gpu: str) -> Plan:
         raise ValueError("--train.precision float64 is for checks: plan float32 or bfloat16")
     job = _job(recipe, nodes, gpus_per_node)
     ranks = min(max(job.ranks, 2), REHEARSED_RANKS)  # of one rank nothing would be sharded
-    first = _rehearsal(recipe, job, "single", 1, False)
-    ways: list[tuple[Strategy, int, bool]] = [("fsdp", ranks, False)]
-    if all(units > 1 for units in first.units.values()):  # there is something to recompute
+    ways: list[tuple[Strategy, int, bool]] = [("single", 1, False), ("fsdp", ranks, False)]
+    with fakes():
+        networks = build_network(recipe, "generator"), build_discriminator(recipe)
+    if all(units_of(network) > 1 for network in networks):  # there is something to recompute
         ways.extend([("single", 1, True), ("fsdp", ranks, True)])
-    if sum(first.parameters.values()) < LARGE:
-        others = [_rehearsal(recipe, job, *way) for way in ways]
+    if sum(p.numel() for network in networks for p in network.parameters()) < LARGE:
+        found = [_rehearsal(recipe, job, *way) for way in ways]
     else:
         with ProcessPoolExecutor(len(ways), get_context("spawn")) as pool:
-            others = list(pool.map(_rehearsal, *zip(*((recipe, job, *way) for way in ways))))
-    found = [first, *others]
+            found = list(pool.map(_rehearsal, *zip(*((recipe, job, *way) for way in ways))))
     rehearsed = [
         Rehearsals(checkpointing=bool(at), whole=found[at], sharded=found[at + 1])
         for at in range(0, len(found), 2)

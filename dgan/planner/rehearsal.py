@@ -116,17 +116,8 @@ def rehearse(build: Build, setting: Setting) -> Rehearsal:
         ValueError: something in them depends on numbers, or cannot run on fake tensors.
         RuntimeError: this process takes part in a real job.
     """
-    try:
-        with _pretended(setting) as world, _fakes(), Ledger() as ledger:
-            return _rehearsed(build(world), ledger, setting, world)
-    except (
-        DataDependentOutputException,
-        DynamicOutputShapeException,
-        UnsupportedOperatorException,
-    ) as error:
-        raise ValueError(
-            f"this recipe cannot be planned: {error} needs numbers, and a plan has none"
-        ) from error
+    with _pretended(setting) as world, fakes(), Ledger() as ledger:
+        return _rehearsed(build(world), ledger, setting, world)
 
 
 @contextmanager
@@ -157,12 +148,32 @@ def _pretended(setting: Setting) -> Iterator[World]:
 
 
 @contextmanager
-def _fakes() -> Iterator[None]:
+def fakes() -> Iterator[None]:
+    """Tensors made meanwhile hold nothing.
+
+    Raises:
+        ValueError: something depends on numbers, or cannot run on fake tensors.
+    """
     state = torch.get_rng_state()
-    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
-        warnings.simplefilter("ignore")  # of numbers that are not there
-        yield
-    torch.set_rng_state(state)
+    try:
+        with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
+            warnings.simplefilter("ignore")  # of numbers that are not there
+            yield
+    except (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        UnsupportedOperatorException,
+    ) as error:
+        raise ValueError(
+            f"this recipe cannot be planned: {error} needs numbers, and a plan has none"
+        ) from error
+    finally:
+        torch.set_rng_state(state)
+
+
+def units_of(network: nn.Module) -> int:
+    """In how many pieces it is gathered: its blocks one by one, and what is left."""
+    return 1 + len(list(getattr(network, "blocks", ())))
 
 
 def _rehearsed(players: Players, ledger: Ledger, setting: Setting, world: World) -> Rehearsal:
@@ -201,7 +212,7 @@ def _rehearsed(players: Players, ledger: Ledger, setting: Setting, world: World)
         },
         parameters={n: sum(p.numel() for p in m.parameters()) for n, m in modules.items()},
         forward_flops={name: min(calls) for name, calls in forward_flops.items()},
-        units={name: 1 + len(list(getattr(m, "blocks", ()))) for name, m in modules.items()},
+        units={name: units_of(module) for name, module in modules.items()},
     )
 
 
