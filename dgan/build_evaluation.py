@@ -29,9 +29,7 @@ from dgan.run import Run
 from dgan.scores import way_to
 from dgan.texts import TextEvaluator, Texts
 from dgan.translated import CycleEvaluator, PairEvaluator
-
-TRANSLATED = ("pairs", "unpaired")
-"""Kinds of data whose generators take images."""
+from dgan.validation_kinds import TRANSLATED
 
 SCORED_APART = (*TRANSLATED, "text")
 """Kinds that `Evaluator` does not score."""

@@ -6,7 +6,7 @@ from dataclasses import fields
 from dgan.config import Augment, Balance, Data, Divergence, Judges, Parallel, Recipe
 from dgan.scores import require_best, require_metrics
 from dgan.validation_condition import check_condition
-from dgan.validation_kinds import check_audio, check_text, check_video
+from dgan.validation_kinds import check_kind
 from dgan.validation_task import check_task
 
 
@@ -76,15 +76,8 @@ def validate(recipe: Recipe) -> None:
     _check_divergence(recipe.divergence)
     require_metrics(recipe.evaluation.metrics, "--evaluation.metrics")
     require_best(recipe.checkpoint.best, "--checkpoint.best")
-    if recipe.data.kind == "latents":
-        _check_latents(recipe)
-    elif recipe.data.kind not in ("audio", "text") and recipe.data.channels not in (1, 3):
-        raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
-    check_audio(recipe)
-    check_text(recipe)
+    check_kind(recipe)
     check_condition(recipe)
-    _check_kind(recipe)
-    check_video(recipe)
 
 
 ON_WEIGHTS = ("orthogonal", "historical")
@@ -121,50 +114,6 @@ def _check_parallel(parallel: Parallel) -> None:
                 f"--parallel.{key} {value} means nothing under --parallel.strategy "
                 f"{parallel.strategy}: it is for {' and '.join(strategies)}"
             )
-
-
-def _check_kind(recipe: Recipe) -> None:
-    data = recipe.data
-    if data.kind == "points" and recipe.augment.kind != "none":
-        raise ValueError(
-            f"--augment.kind {recipe.augment.kind} changes images, and --data.kind is points"
-        )
-    if data.kind == "points" and recipe.regularizers.bcr:
-        raise ValueError(
-            f"--regularizers.bcr {recipe.regularizers.bcr} changes images, and --data.kind is "
-            "points: set it to 0 (--regularizers.zcr changes latents)"
-        )
-    if data.kind == "points" and data.classes:
-        raise ValueError(f"--data.classes is {data.classes}, but points have none: set it to 0")
-    if data.kind == "stacked" and (data.channels != 3 or data.weights):
-        raise ValueError("--data.kind stacked needs --data.channels 3, and takes no --data.weights")
-    automatic = recipe.evaluation.every >= 0 and recipe.evaluation.features == "auto"
-    if data.kind == "stacked" and automatic:
-        raise ValueError(
-            "--data.kind stacked is scored by a classifier of its parts: --evaluation.features "
-            "stacked:PATH, of a run on the single images (its classifier.safetensors), or "
-            "--evaluation.every -1"
-        )
-
-
-def _check_latents(recipe: Recipe) -> None:
-    of_images = {
-        "data.flip": recipe.data.flip,
-        "data.crop": recipe.data.crop != "none",
-        "augment.kind": recipe.augment.kind != "none",
-        "regularizers.bcr": recipe.regularizers.bcr,
-    }
-    for key in (key for key, is_set in of_images.items() if is_set):
-        raise ValueError(
-            f"--{key} changes images, and --data.kind is latents: leave it out (what is to be "
-            "mirrored or cropped is, before it is encoded)"
-        )
-    if recipe.data.channels < 1:
-        raise ValueError(f"--data.channels is {recipe.data.channels}; it must be at least 1")
-    if recipe.evaluation.every >= 0:
-        raise ValueError(
-            "--data.kind latents has no scores, which are of images: set --evaluation.every -1"
-        )
 
 
 UNBOUNDED = (
@@ -261,8 +210,6 @@ def _check_judges(recipe: Recipe) -> None:
         )
     if judges == Judges():
         return
-    if recipe.data.kind == "points" and (judges.scales > 1 or judges.extractor):
-        raise ValueError("--judges.scales and --judges.extractor judge images, no points")
     if recipe.task.loss == "relativistic_average":
         raise ValueError(
             "--task.loss relativistic_average compares with a mean logit, which of several judges "

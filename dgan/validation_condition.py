@@ -15,10 +15,6 @@ def check_condition(recipe: Recipe) -> None:
         raise ValueError(
             f"--data.encoder {data.encoder!r} is no import path, mypackage.encoders:encode"
         )
-    if data.embedding and data.kind != "images":
-        raise ValueError(
-            f"--data.embedding {data.embedding} is for --data.kind images, not {data.kind}"
-        )
     if data.embedding and data.classes:
         raise ValueError(
             f"--data.embedding {data.embedding} takes the place of labels, and --data.classes is "

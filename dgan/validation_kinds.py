@@ -1,35 +1,104 @@
-"""Of recipes of audio, text and clips: what each must say, and what is of another kind of data."""
+"""What each kind of data must say, and what it would ignore."""
 
+import shlex
+from collections.abc import Callable
 from typing import Any
 
-from dgan.config import Data, Recipe
+from dgan.config import Recipe
 from dgan.metrics.ngrams import LARGEST_ALPHABET
 
+ONLY_OF = {
+    "data.source": ("pairs",),
+    "data.embedding": ("images",),
+    "data.rate": ("audio",),
+    "data.peak": ("audio",),
+    "data.alphabet": ("text",),
+    "data.frames": ("video",),
+    "data.frame_stride": ("video",),
+}
+"""Keys, and the kinds of data that they are for."""
 
-def _of_images(recipe: Recipe) -> dict[str, Any]:
-    """Keys that mean nothing to samples that are no images, and whether they are set."""
-    return {
-        "augment.kind": recipe.augment.kind != "none",
-        "regularizers.bcr": recipe.regularizers.bcr,
-        "judges.scales": recipe.judges.scales > 1,
-        "judges.extractor": recipe.judges.extractor,
-    }
+TRANSLATED = ("pairs", "unpaired")
+"""Kinds whose generators take images."""
+
+NO_IMAGES = ("points", "latents", "audio", "text", "video")
+NOT_OF = {
+    "augment.kind": NO_IMAGES,
+    "regularizers.bcr": NO_IMAGES,
+    "judges.scales": ("points", "audio", "text", "video"),
+    "judges.extractor": ("points", "audio", "text", "video"),
+    "data.flip": ("latents", "audio", "text"),
+    "data.crop": ("latents", "video"),
+    "data.classes": ("points", *TRANSLATED),
+    "data.weights": ("stacked", "unpaired"),
+    "evaluation.metrics": ("text", *TRANSLATED),
+    "evaluation.features": ("text",),
+    "evaluation.real_samples": ("text", *TRANSLATED),
+}
+"""Keys, and the kinds of data that would ignore them."""
 
 
-def check_audio(recipe: Recipe) -> None:
-    """Raise `ValueError` for what a recipe of audio, or one of something else, cannot have."""
+def check_kind(recipe: Recipe) -> None:
+    """Raise `ValueError` for what the recipe's kind of data ignores, needs or cannot have."""
     data = recipe.data
-    if data.kind != "audio":
-        _refuse_of_audio(data)
-        return
-    of_images = {"data.flip": data.flip, **_of_images(recipe)}
-    for key in (key for key, is_set in of_images.items() if is_set):
-        raise ValueError(f"--{key} is for images, and --data.kind is audio: leave it out")
-    if data.crop == "random":
+    for key, kinds in ONLY_OF.items():
+        value, default = _value_and_default(recipe, key)
+        if value != default and data.kind not in kinds:
+            raise ValueError(
+                f"--{key} {_given(value)} is for --data.kind {' and '.join(kinds)}, not "
+                f"{data.kind}: leave it out"
+            )
+    for key, kinds in NOT_OF.items():
+        value, default = _value_and_default(recipe, key)
+        if value != default and data.kind in kinds:
+            raise ValueError(
+                f"--{key} {_given(value)} means nothing to --data.kind {data.kind}: leave it out"
+            )
+    CHECKS.get(data.kind, _check_channels)(recipe)
+
+
+def _value_and_default(recipe: Recipe, key: str) -> tuple[Any, Any]:
+    name, _, field = key.partition(".")
+    section = getattr(recipe, name)
+    return getattr(section, field), type(section).__dataclass_fields__[field].default
+
+
+def _given(value: Any) -> str:
+    """As a shell is given it."""
+    values = value if isinstance(value, tuple) else (value,)
+    return shlex.join(map(str, values))
+
+
+def _check_channels(recipe: Recipe) -> None:
+    if recipe.data.channels not in (1, 3):
+        raise ValueError(f"--data.channels is {recipe.data.channels}; it must be 1 or 3")
+
+
+def _check_stacked(recipe: Recipe) -> None:
+    if recipe.data.channels != 3:
         raise ValueError(
-            "--data.crop random resizes images, and --data.kind is audio: `window` takes any part "
-            "of a clip, `centre` the middle"
+            f"--data.channels is {recipe.data.channels}; --data.kind stacked makes 3 of single ones"
         )
+    if recipe.evaluation.every >= 0 and recipe.evaluation.features == "auto":
+        raise ValueError(
+            "--data.kind stacked is scored by a classifier of its parts: --evaluation.features "
+            "stacked:PATH, of a run on the single images (its classifier.safetensors), or "
+            "--evaluation.every -1"
+        )
+
+
+def _check_latents(recipe: Recipe) -> None:
+    if recipe.data.channels < 1:
+        raise ValueError(f"--data.channels is {recipe.data.channels}; it must be at least 1")
+    if recipe.evaluation.every >= 0:
+        raise ValueError(
+            "--data.kind latents has no scores, which are of images: set --evaluation.every -1"
+        )
+
+
+def _check_audio(recipe: Recipe) -> None:
+    data = recipe.data
+    _refuse_resizing(recipe)
     if data.rate < 1:
         raise ValueError(
             f"--data.rate is {data.rate}; --data.kind audio needs the samples a second of its "
@@ -41,34 +110,9 @@ def check_audio(recipe: Recipe) -> None:
         raise ValueError(f"--data.peak is {data.peak}; it must be from 0 (as stored) to 1")
 
 
-def _refuse_of_audio(data: Data) -> None:
-    for key in ("rate", "peak"):
-        if value := getattr(data, key):
-            raise ValueError(f"--data.{key} {value} is for --data.kind audio, not {data.kind}")
-
-
-def check_text(recipe: Recipe) -> None:
-    """Raise `ValueError` for what a recipe of text, or one of something else, cannot have."""
-    data = recipe.data
-    if data.kind != "text":
-        if data.alphabet:
-            raise ValueError(f"--data.alphabet is for --data.kind text, not {data.kind}")
-        return
-    of_images = {
-        "data.flip": data.flip,
-        **_of_images(recipe),
-        "evaluation.metrics": recipe.evaluation.metrics != ("fid",),
-        "evaluation.features": recipe.evaluation.features != "auto",
-        "evaluation.real_samples": recipe.evaluation.real_samples,
-    }
-    for key in (key for key, is_set in of_images.items() if is_set):
-        raise ValueError(f"--{key} is for images, and --data.kind is text: leave it out")
-    if data.crop == "random":
-        raise ValueError(
-            "--data.crop random resizes images, and --data.kind is text: `window` takes any part "
-            "of a text, `centre` the middle"
-        )
-    characters = len(data.alphabet)
+def _check_text(recipe: Recipe) -> None:
+    data, characters = recipe.data, len(recipe.data.alphabet)
+    _refuse_resizing(recipe)
     if not 1 < characters <= LARGEST_ALPHABET or len(set(data.alphabet)) != characters:
         raise ValueError(
             f"--data.alphabet {data.alphabet!r} has {characters} characters; it must be 2 to "
@@ -81,23 +125,27 @@ def check_text(recipe: Recipe) -> None:
         )
 
 
-def check_video(recipe: Recipe) -> None:
-    """Raise `ValueError` for keys that clips do not know, or that only clips know."""
+def _refuse_resizing(recipe: Recipe) -> None:
+    if recipe.data.crop == "random":
+        raise ValueError(
+            f"--data.crop random resizes images, and --data.kind is {recipe.data.kind}: `window` "
+            "takes any part of a sample, `centre` the middle"
+        )
+
+
+def _check_video(recipe: Recipe) -> None:
     data = recipe.data
-    if data.kind != "video":
-        for key, value, default in (
-            ("frames", data.frames, 0),
-            ("frame_stride", data.frame_stride, 1),
-        ):
-            if value != default:
-                raise ValueError(
-                    f"--data.{key} {value} is for --data.kind video, not {data.kind}: leave it at "
-                    f"{default}"
-                )
-        return
+    _check_channels(recipe)
     for key, value in (("frames", data.frames), ("frame_stride", data.frame_stride)):
         if value < 1:
             raise ValueError(f"--data.{key} is {value}; --data.kind video takes at least 1")
-    of_images = {"data.crop": data.crop != "none", **_of_images(recipe)}
-    for key in (key for key, is_set in of_images.items() if is_set):
-        raise ValueError(f"--{key} is of images, and --data.kind is video: leave it out")
+
+
+CHECKS: dict[str, Callable[[Recipe], None]] = {
+    "stacked": _check_stacked,
+    "latents": _check_latents,
+    "audio": _check_audio,
+    "text": _check_text,
+    "video": _check_video,
+}
+"""Of the kinds that are not just images."""

@@ -77,25 +77,12 @@ def _refuse_of_synthesis(recipe: Recipe) -> None:
 
 
 def _check_images(recipe: Recipe) -> None:
-    """Sizes of crops, and what is for images from noise, or for pairs, only."""
-    data, plan = recipe.data, recipe.evaluation
+    data = recipe.data
     if data.resize and (data.crop != "random" or data.resize < data.resolution):
         raise ValueError(
             f"--data.resize {data.resize} is for --data.crop random, to at least "
             f"--data.resolution {data.resolution}, which is cut out of it; crop is {data.crop}"
         )
-    if data.source != "a" and data.kind != "pairs":
-        raise ValueError(f"--data.source {data.source} is for --data.kind pairs, not {data.kind}")
-    if data.kind not in ("pairs", "unpaired"):
-        return
-    refused = {
-        "data.classes": data.classes,
-        "evaluation.real_samples": plan.real_samples,
-        "data.weights": data.kind == "unpaired" and data.weights,
-        "evaluation.metrics": plan.metrics != ("fid",),
-    }
-    for key in (key for key, is_set in refused.items() if is_set):
-        raise ValueError(f"--{key} means nothing to --data.kind {data.kind}: leave it out")
 
 
 def _changed(section: Any, default: Any) -> dict[str, Any]:

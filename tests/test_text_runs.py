@@ -114,9 +114,9 @@ def test_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 REFUSED: dict[str, dict[str, Any]] = {
     r"alphabet 'aab' has 3 characters; it must be 2 to 64, each once": {"data__alphabet": "aab"},
     r"channels is 3, but --data.alphabet has 7 characters": {"data__channels": 3},
-    r"--data.flip is for images, and --data.kind is text": {"data__flip": True},
+    r"--data.flip True means nothing to --data.kind text": {"data__flip": True},
     r"--data.crop random resizes images": {"data__crop": "random"},
-    r"--data.alphabet is for --data.kind text, not images": {
+    r"--data.alphabet ' abcde.' is for --data.kind text, not images": {
         "data__kind": "images",
         "data__channels": 1,
         "data__crop": "none",

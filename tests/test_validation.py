@@ -83,7 +83,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"task__latents": 0}, "--task.latents is 0; it must be at least 1"),
     ({"regularizers__lecam": -1.0}, "--regularizers.lecam is -1.0; it must be at least 0"),
     ({"train__generator_updates": 0}, "--train.generator_updates is 0; it must be at least 1"),
-    ({"data__kind": "stacked"}, "--data.kind stacked needs --data.channels 3"),
+    ({"data__kind": "stacked"}, "--data.channels is 1; --data.kind stacked makes 3 of single ones"),
     (
         {"data__kind": "stacked", "data__channels": 3, "evaluation__every": 5},
         "--evaluation.features stacked:PATH",
@@ -102,9 +102,9 @@ def test_latents_are_no_images() -> None:
     recipe = tiny("latents-*.tar", "run", data__kind="latents", data__channels=4, data__flip=False)
     validate(recipe)
     for changes, message in (
-        ({"data__flip": True}, "--data.flip changes images"),
-        ({"data__crop": "centre"}, "--data.crop changes images"),
-        ({"augment": Augment(kind="ada")}, "--augment.kind changes images"),
+        ({"data__flip": True}, "--data.flip True means nothing to --data.kind latents"),
+        ({"data__crop": "centre"}, "--data.crop centre means nothing"),
+        ({"augment": Augment(kind="ada")}, "--augment.kind ada means nothing"),
         ({"data__channels": 0}, "--data.channels is 0; it must be at least 1"),
         ({"evaluation__every": 0}, "--data.kind latents has no scores.*--evaluation.every -1"),
     ):
@@ -122,11 +122,11 @@ def test_what_keeps_a_critic_lipschitz_is_enough() -> None:
 def test_points_are_no_images() -> None:
     recipe = toy_recipe("ring", "hinge")
     validate(recipe)
-    with pytest.raises(ValueError, match=r"--augment\.kind ada changes images"):
+    with pytest.raises(ValueError, match=r"--augment\.kind ada means nothing to"):
         validate(replace(recipe, augment=replace(recipe.augment, kind="ada")))
-    with pytest.raises(ValueError, match=r"--regularizers\.bcr 1\.0 changes images"):
+    with pytest.raises(ValueError, match=r"--regularizers\.bcr 1\.0 means nothing to"):
         validate(replace(recipe, regularizers=replace(recipe.regularizers, bcr=1.0)))
-    with pytest.raises(ValueError, match=r"--data\.classes is 8, but points have none"):
+    with pytest.raises(ValueError, match=r"--data\.classes 8 means nothing to --data\.kind points"):
         validate(replace(recipe, data=replace(recipe.data, classes=8)))
 
 
