@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import tyro
 
-from dgan import commands, data_commands, inside_commands, recipes
+from dgan import commands, data_commands, project_command, recipes, sample_command
 from dgan.config import Recipe, nearest, switches
 from dgan.watchdog import START_AGAIN
 
@@ -121,8 +121,8 @@ OF_A_RECIPE: dict[str, Callable[[Sequence[str]], None]] = {
 COMMANDS: dict[str, Callable[..., None]] = {
     **OF_A_RECIPE,
     "recipes": commands.list_recipes,
-    "sample": inside_commands.sample,
-    "project": inside_commands.project,
+    "sample": sample_command.sample,
+    "project": project_command.project,
     "report": commands.report,
     "evaluate": commands.evaluate,
     "export": commands.export,

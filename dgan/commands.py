@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dgan import recipes
+from dgan.command_checks import Given
 from dgan.config_game import Loss
-
-Given = tyro.conf.Positional
 
 
 def list_recipes() -> None:

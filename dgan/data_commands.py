@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from dgan.command_checks import Given
 
-Given = tyro.conf.Positional
 _REDRAWN = 0.1  # seconds between two states of the progress bar
 
 

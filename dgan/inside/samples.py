@@ -26,6 +26,7 @@ class Samples:
 
     def __init__(self, generator: nn.Module, z_dim: int, *, count: int, seed: int) -> None:
         self.generator, self.space = generator, space_of(generator, z_dim)
+        self.seed = seed
         dtype = next(generator.parameters()).dtype
         self.z = latents(count, z_dim, seed=seed, purpose="sample").to(dtype)
 

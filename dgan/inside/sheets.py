@@ -1,10 +1,13 @@
 """Pictures in rows, with a caption to each, for a person to compare."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+from dgan.laboratory.picture import save_picture
 
 Row = tuple[str, Tensor]
 """A caption and uint8 images `[N, C, H, W]`."""
@@ -46,6 +49,11 @@ def draw_sheet(rows: Sequence[Row], *, apart: int = 0) -> Image.Image:
             away = _APART if apart and column >= apart else 0
             sheet.paste(picture, (margin + away + column * (width + _GAP), top))
     return sheet
+
+
+def save_sheet(rows: Sequence[Row], path: Path, *, apart: int = 0) -> None:
+    """`draw_sheet`, written to a PNG."""
+    save_picture(draw_sheet(rows, apart=apart), path)
 
 
 def to_picture(image: Tensor) -> Image.Image:
