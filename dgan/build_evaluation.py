@@ -11,7 +11,8 @@ from dgan.data.location import redact
 from dgan.data.text import TextDataset
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import UnpairedDataset
-from dgan.evaluation import Evaluator, find_features
+from dgan.evaluation import Evaluator
+from dgan.evaluation_features import find_features
 from dgan.films import Films
 from dgan.laboratory.evaluator import PointEvaluator
 from dgan.metrics import open_features

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from dgan.data import ShardStream
 from dgan.data.aside import written_aside
-from dgan.evaluation import Picture
 from dgan.parallel.world import World
 from dgan.pictures import Images, Sheet
+from dgan.visible import Picture
 
 PAUSE_S = 0.1
 """Of silence after each clip."""

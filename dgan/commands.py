@@ -51,7 +51,8 @@ def evaluate(
     from contextlib import nullcontext
 
     from dgan.data.location import redact
-    from dgan.evaluation import Evaluator, find_features
+    from dgan.evaluation import Evaluator
+    from dgan.evaluation_features import find_features
     from dgan.opening import open_compared, open_images, picture_of
     from dgan.parallel.world import launch
     from dgan.trained import load_run

@@ -1,103 +1,31 @@
 """Scores of a generator against the images of some shards, over any number of ranks."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dgan.data import ShardDataset, ShardStream
-from dgan.data.clips import ClipDataset, split_labelled
+from dgan.data import ShardDataset
+from dgan.data.clips import ClipDataset
 from dgan.data.conditions import ConditionedDataset
 from dgan.data.waveforms import AudioDataset
-from dgan.draws import Draws, generator
-from dgan.metrics import (
-    ClassifierFeatures,
-    Comparison,
-    Features,
-    Tally,
-    class_histogram,
-    open_features,
-    train_classifier,
-)
+from dgan.draws import generator
+from dgan.metrics import Comparison, Features, Tally, class_histogram
 from dgan.metrics.classwise import require_two_each
 from dgan.metrics.comparison import OF_PAIRS, pixels_of
 from dgan.parallel.world import World
+from dgan.rounds import rounds
 from dgan.scores import ALL, METRICS, require_metrics
+from dgan.visible import Picture, visible
 
 Synthesise = Callable[[Tensor, Tensor | None], Tensor]
 """Latents `[N, z_dim]`, and labels int64 `[N]`, vectors `[N, D]` or None → images `[N, C, H, W]`
 in [−1, 1]."""
 
-Picture = Callable[[Tensor], Tensor]
-"""Samples, uint8 or floating, → uint8 `[N, 1 or 3, H, W]`, each sample by itself."""
-
 LEAST = {"fid": 2, "kid": 4, "manifold": 6, "classifier_score": 10, "intra_fid": 2, "parzen": 2}
 """Samples that each metric takes."""
-
-
-def visible(samples: Tensor) -> Tensor:
-    """uint8 `[N, 1 or 3, H, W]`: images in [−1, 1], or of latents the first channels, to ±3."""
-    if samples.dtype == torch.uint8:
-        return samples
-    if samples.shape[1] in (1, 3):
-        return to_uint8(samples)
-    return to_uint8(samples[:, : 3 if samples.shape[1] > 3 else 1] / 3)
-
-
-def find_features(
-    spec: str,
-    dataset: ShardDataset | None,
-    *,
-    seed: int,
-    cache: Path,
-    world: World,
-    picture: Picture = visible,
-) -> Features:
-    """The features that `spec` names; `auto` is a classifier trained on the shards' own labels.
-
-    The classifier is trained once, by the first rank, and kept in `cache`.
-
-    Args:
-        spec: see `open_features`.
-        dataset: what the generator is trained on, and the classifier of `auto` too, whatever the
-            generator is compared with; not needed where `cache` exists.
-        seed: of the classifier.
-        cache: its file.
-        world: every rank calls this.
-        picture: what it sees of a sample.
-
-    Raises:
-        ValueError: `auto` on shards without labels, or an unknown `spec`.
-    """
-    if spec != "auto":
-        return open_features(spec, device=world.device)
-    if dataset is not None and not dataset.has_labels:
-        raise ValueError(
-            "--evaluation.features auto trains a classifier on the shards' labels, and these have "
-            "none: name a TorchScript file, inception:WEIGHTS, or set --evaluation.every -1"
-        )
-    if world.is_first and not cache.exists():
-        assert dataset is not None
-        classifier = _classifier_of(dataset, picture, seed, world.device)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        classifier.save(cache)
-    world.barrier()
-    return ClassifierFeatures.load(cache, device=world.device)
-
-
-def _classifier_of(
-    dataset: ShardDataset, picture: Picture, seed: int, device: torch.device
-) -> ClassifierFeatures:
-    options: dict[str, Any] = {"num_classes": dataset.num_classes, "seed": seed, "device": device}
-    if isinstance(dataset, ClipDataset):
-        fit, held_out = split_labelled(dataset)
-        return train_classifier(fit, held_out=held_out, **options)
-    stream = ShardStream(dataset, batch_size=min(64, len(dataset)), seed=seed, workers=0)
-    batches = ((picture(batch["image"]), batch["label"]) for batch in stream)
-    return train_classifier(batches, max_samples=min(len(dataset), 10_000), **options)
 
 
 class Evaluator:
@@ -247,26 +175,17 @@ class Evaluator:
         self, synthesise: Synthesise, z_dim: int
     ) -> Iterator[tuple[int, Tensor, Tensor | None]]:
         """This rank's part of each batch: the number of its first sample, uint8 images, labels."""
-        rank, size = self.world.rank, self.world.size
-        begin, end = (self.batch_size * r // size for r in (rank, rank + 1))
-        # A sharded network needs every rank in every call, also one that has no part.
-        rows = range(begin, max(end, begin + 1))
-        for index in range(-(-self.samples // self.batch_size)):
-            draws = Draws(
-                seed=self.seed,
-                purpose="evaluation",
-                step=index,
-                rows=rows,
-                device=self.world.device,
-                dtype=self.world.dtype,
-            )
-            labels = self._asked(index, rows).to(self.world.device) if self.classes else None
-            given = labels if self._conditioned is None else self._described(index, rows)
+        for turn in rounds(self.samples, self.batch_size, seed=self.seed, world=self.world):
+            labels, wanted = None, turn.wanted
+            if self.classes:
+                labels = self._asked(turn.index, turn.rows).to(self.world.device)
+            given = labels
+            if self._conditioned is not None:
+                given = self._described(turn.index, turn.rows)
             with self.world.autocast():
-                images = synthesise(draws.normal(z_dim), given)
-            first = index * self.batch_size + begin
-            wanted = max(0, min(end - begin, self.samples - first))
-            yield first, self.picture(images[:wanted]), None if labels is None else labels[:wanted]
+                images = synthesise(turn.draws.normal(z_dim), given)
+            shown = self.picture(images[:wanted])
+            yield turn.first, shown, None if labels is None else labels[:wanted]
 
     def _asked(self, index: int, rows: range) -> Tensor:
         """Labels drawn as the data has them, int64 on the CPU."""
@@ -332,8 +251,3 @@ def _crop(dataset: ShardDataset) -> str:
     if dataset.crop in ("centre", "random"):
         return f"the middle square, Lanczos, to {side}×{side}"
     return f"the middle {side}×{side}" if dataset.crop == "window" else "none"
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Images in [−1, 1] to uint8; values outside are clipped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

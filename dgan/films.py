@@ -5,10 +5,10 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from dgan.evaluation import visible
 from dgan.laboratory.picture import save_animation
 from dgan.pictures import Images, Sheet
 from dgan.run import arranged, save_grid
+from dgan.visible import visible
 
 FRAME_S = 0.1
 """How long a frame is seen."""

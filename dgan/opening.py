@@ -17,12 +17,12 @@ from dgan.data.text import TextDataset
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import DOMAINS, UnpairedDataset, UnpairedStream
 from dgan.data.waveforms import AudioDataset
-from dgan.evaluation import Picture, visible
 from dgan.metrics.spectrogram import Spectrogram
 from dgan.parallel.world import World
 from dgan.recipe_file import differences, foreign, from_toml, to_toml
 from dgan.run import Run
 from dgan.stored import facts_of
+from dgan.visible import Picture, visible
 
 Stream = ShardStream | ToyStream | UnpairedStream
 

@@ -12,10 +12,10 @@ from dgan.data.conditions import ConditionedDataset
 from dgan.data.toy import ToyStream
 from dgan.data.unpaired import UnpairedDataset
 from dgan.draws import Draws
-from dgan.evaluation import to_uint8, visible
 from dgan.laboratory.picture import draw_samples, field_of
 from dgan.parallel.world import World
 from dgan.step import prepare
+from dgan.visible import to_uint8, visible
 
 
 class Sheet(NamedTuple):

@@ -48,7 +48,6 @@ def project(
     import torch
 
     from dgan.draws import latents
-    from dgan.evaluation import to_uint8
     from dgan.inside.projection import CANDIDATES, distance_to, project
     from dgan.inside.sheets import save_sheet
     from dgan.inside.spaces import space_of
@@ -56,6 +55,7 @@ def project(
     from dgan.opening import open_images
     from dgan.parallel.world import launch
     from dgan.trained import load_run
+    from dgan.visible import to_uint8
 
     for name, value, least in (("starts", starts, 1), ("steps", steps, 1), ("seed", seed, 0)):
         require(name, value, least)

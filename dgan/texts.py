@@ -11,10 +11,10 @@ from torch import Tensor
 from dgan.data import ShardStream
 from dgan.data.aside import written_aside
 from dgan.data.text import TextDataset, text_of
-from dgan.draws import Draws
 from dgan.metrics.ngrams import ORDERS, NgramCounts, jensen_shannon
 from dgan.parallel.world import World
 from dgan.pictures import Images, Sheet
+from dgan.rounds import rounds
 
 
 class Texts(Images):
@@ -95,33 +95,19 @@ class TextEvaluator:
             `js_1` to `js_4`, Jensen–Shannon divergences of runs of so many characters, in nats;
             beside them what they were computed with.
         """
-        made, (begin, end) = NgramCounts(round(len(self._real[1]))), self._rows()
-        rows = range(begin, max(end, begin + 1))  # a sharded network needs every rank
-        for index in range(-(-self.samples // self.batch_size)):
-            draws = Draws(
-                seed=self.seed,
-                purpose="evaluation",
-                step=index,
-                rows=rows,
-                device=self.world.device,
-                dtype=self.world.dtype,
-            )
+        made = NgramCounts(round(len(self._real[1])))
+        for turn in rounds(self.samples, self.batch_size, seed=self.seed, world=self.world):
             labels = None
             if self.classes:
-                labels = torch.arange(rows.start, rows.stop, device=self.world.device)
-                labels = (labels + index * self.batch_size) % self.classes
+                labels = torch.arange(len(turn.rows), device=self.world.device)
+                labels = (labels + turn.first) % self.classes
             with self.world.autocast():
-                texts = generator(draws.normal(z_dim), labels)
-            wanted = min(end - begin, self.samples - index * self.batch_size - begin)
-            if wanted > 0:
-                made.add(texts[:wanted].argmax(1))
+                texts = generator(turn.draws.normal(z_dim), labels)
+            if turn.wanted:
+                made.add(texts[: turn.wanted].argmax(1))
         found = self._over_ranks(made)
         scores = {f"js_{n}": jensen_shannon(self._real[n], found[n]) for n in ORDERS}
         return scores | self._facts
-
-    def _rows(self) -> tuple[int, int]:
-        rank, size = self.world.rank, self.world.size
-        return self.batch_size * rank // size, self.batch_size * (rank + 1) // size
 
     def _over_ranks(self, counts: NgramCounts) -> dict[int, Tensor]:
         device = self.world.device

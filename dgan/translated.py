@@ -8,12 +8,12 @@ from torch import Tensor
 
 from dgan.data import ShardDataset
 from dgan.data.unpaired import DOMAINS, UnpairedDataset
-from dgan.draws import Draws
-from dgan.evaluation import to_uint8
 from dgan.metrics import Features
 from dgan.metrics.frechet import FeatureStatistics, frechet_distance
 from dgan.parallel.world import World
+from dgan.rounds import draws_of
 from dgan.step import Batch, prepare
+from dgan.visible import to_uint8
 
 Generator = Callable[..., Any]
 
@@ -68,22 +68,13 @@ class PairEvaluator:
         error, made = _Mean(self.world), _Statistics(self.features, "translated images")
         for index, (rows, batch) in enumerate(self._rows):
             source, target = batch[self.source], batch[self.target]
-            z = self._draws(index, rows).normal(z_dim)
+            rows = rows if len(rows) else range(rows.start, rows.start + 1)
+            draws = draws_of(index, rows, seed=self.seed, world=self.world)
             with self.world.autocast():
-                images = _called(generator, source, z)[0]
+                images = _called(generator, source, draws.normal(z_dim))[0]
             error.add((images.to(target.dtype) - target).abs())
             made.add(images)
         return {"l1": error.value(), **made.distance("fid", self._real), **self._facts}
-
-    def _draws(self, index: int, rows: range) -> Draws:
-        return Draws(
-            seed=self.seed,
-            purpose="evaluation",
-            step=index,
-            rows=rows if len(rows) else range(rows.start, rows.start + 1),
-            device=self.world.device,
-            dtype=self.world.dtype,
-        )
 
 
 class CycleEvaluator:

@@ -16,9 +16,9 @@ from PIL import Image
 from dgan import load_generator
 from dgan.data import pack_source
 from dgan.draws import latents as rows_of_latents
-from dgan.evaluation import to_uint8
 from dgan.recipes import find
 from dgan.train import train
+from dgan.visible import to_uint8
 
 COMMANDS = (
     "train",

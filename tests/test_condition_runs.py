@@ -15,12 +15,12 @@ from tiny import tiny
 from dgan.config import Evaluation, Recipe
 from dgan.data import ShardDataset
 from dgan.draws import Draws, generator, latents
-from dgan.evaluation import to_uint8
 from dgan.export import load_generator
 from dgan.metrics import ClassifierFeatures, FeatureStatistics, frechet_distance
 from dgan.train import train
 from dgan.trained import load_run
 from dgan.validation import validate
+from dgan.visible import to_uint8
 
 ENCODER = "captions:encode"
 N = 24

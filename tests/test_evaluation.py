@@ -10,7 +10,8 @@ from ranks import run_ranks
 from torch import Tensor
 
 from dgan.data import ShardDataset
-from dgan.evaluation import Evaluator, find_features, to_uint8
+from dgan.evaluation import Evaluator
+from dgan.evaluation_features import find_features
 from dgan.metrics import (
     ClassCoverage,
     FeatureStatistics,
@@ -23,6 +24,7 @@ from dgan.metrics.parzen import parzen_estimate
 from dgan.networks import build
 from dgan.parallel.world import launch
 from dgan.scores import METRICS
+from dgan.visible import to_uint8
 
 Z_DIM = 6
 

@@ -19,7 +19,6 @@ from dgan.build_evaluation import translation_evaluator
 from dgan.config import Evaluation, Penalty, Recipe
 from dgan.data import ShardDataset
 from dgan.draws import Draws
-from dgan.evaluation import to_uint8
 from dgan.export import load_generator
 from dgan.metrics import ClassifierFeatures
 from dgan.metrics.classifier import ClassifierSpec, build_classifier
@@ -28,6 +27,7 @@ from dgan.parallel.world import launch
 from dgan.train import train
 from dgan.trained import load_run
 from dgan.validation import validate
+from dgan.visible import to_uint8
 
 CASES: dict[str, dict[str, Any]] = {"paired": PAIRED, "unpaired": UNPAIRED}
 

@@ -18,7 +18,6 @@ from dgan.build_evaluation import build_evaluator
 from dgan.config import Augment, Evaluation, Judges, Recipe
 from dgan.data.clips import Places
 from dgan.draws import Draws, generator
-from dgan.evaluation import to_uint8
 from dgan.export import load_generator
 from dgan.metrics import ClassifierFeatures
 from dgan.metrics.frechet import FeatureStatistics, frechet_distance
@@ -27,6 +26,7 @@ from dgan.parallel.world import launch
 from dgan.train import train
 from dgan.trained import load_run
 from dgan.validation import validate
+from dgan.visible import to_uint8
 
 
 @pytest.fixture(scope="module")

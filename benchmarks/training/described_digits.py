@@ -24,12 +24,12 @@ from dgan.build_networks import build_network
 from dgan.config import Recipe, Task
 from dgan.data import ShardDataset, ShardStream, pack_source
 from dgan.draws import latents
-from dgan.evaluation import to_uint8
 from dgan.export import synthesise
 from dgan.metrics import train_classifier
 from dgan.recipes import digits
 from dgan.run import metrics_of, save_grid
 from dgan.trained import load_run
+from dgan.visible import to_uint8
 from report import RESULTS, device, store
 from runs import parser, trained, with_budget
 

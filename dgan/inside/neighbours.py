@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dgan.data import ShardDataset
-from dgan.evaluation import find_features
+from dgan.evaluation_features import find_features
 from dgan.parallel.world import World
 
 Compare = Callable[[Tensor], Tensor]

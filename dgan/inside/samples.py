@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from dgan.draws import latents
-from dgan.evaluation import visible
 from dgan.export import synthesise
 from dgan.inside.spaces import loop, space_of
+from dgan.visible import visible
 
 FRAMES = 16
 """Of an animation, from one latent to the next."""
