@@ -150,6 +150,7 @@ def _report(scores: dict[str, Any], path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from dgan.data.aside import write_aside
     from dgan.scores import SCORES
 
     table = Table("score", "value", "better", "what it is", box=None, padding=(0, 1, 0, 0))
@@ -163,10 +164,7 @@ def _report(scores: dict[str, Any], path: Path) -> None:
     for key, value in scores.items():
         if key not in SCORES and not isinstance(value, dict):
             console.print(f"{key:21} {value}", markup=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(scores, indent=1) + "\n")
-    aside.replace(path)
+    write_aside(path, json.dumps(scores, indent=1) + "\n")
     console.print(f"{'written to':21} {path}", markup=False)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from dgan.checkpoint import complete
 from dgan.config import Data, Recipe
 from dgan.data import ShardDataset, ShardStream
+from dgan.data.aside import write_aside
 from dgan.data.clips import ClipDataset, Places
 from dgan.data.conditions import ConditionedDataset
 from dgan.data.decode import DecodeError, image_channels, open_image
@@ -225,11 +226,8 @@ def open_run(recipe: Recipe, world: World) -> Run:
         if not complete(directory / "checkpoints"):
             # What an attempt that came to nothing may have trained on other shards.
             (directory / "classifier.safetensors").unlink(missing_ok=True)
-        aside = directory / "recipe.tmp"
-        aside.write_text(
-            to_toml(replace(recipe, run=replace(recipe.run, dir=str(directory), fresh=False)))
-        )
-        aside.replace(directory / "recipe.toml")
+        kept = replace(recipe, run=replace(recipe.run, dir=str(directory), fresh=False))
+        write_aside(directory / "recipe.toml", to_toml(kept))
     return Run(
         directory,
         writes=world.is_first,

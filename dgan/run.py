@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from dgan.data.aside import write_aside, written_aside
+
 GAP_COLOUR = (70, 70, 90)
 """Between the pictures of a grid: neither black nor white, which images of digits are full of."""
 
@@ -75,9 +77,8 @@ class Run:
         if not self.writes:
             return
         kept = [record for record in metrics_of(self.directory) if record["step"] <= step]
-        aside = self.directory / "metrics.tmp"
-        aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        aside.replace(self.directory / "metrics.jsonl")
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        write_aside(self.directory / "metrics.jsonl", lines)
         if self.wandb:
             _start_wandb(self.wandb, self.directory)
         self._board = SummaryWriter(str(self.directory / "tensorboard"), purge_step=step + 1)
@@ -210,10 +211,8 @@ def save_grid(images: Tensor, path: Path, columns: int, *, enlarge: bool = True)
         The picture, `[height, width, 3]`.
     """
     sheet = arranged(images, columns, enlarge=enlarge)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
-    Image.fromarray(sheet).save(aside, format="PNG")
-    aside.replace(path)
+    with written_aside(path) as file:
+        Image.fromarray(sheet).save(file, format="PNG")
     return sheet
 
 

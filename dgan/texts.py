@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dgan.data import ShardStream
-from dgan.data.aside import written_aside
+from dgan.data.aside import write_aside
 from dgan.data.text import TextDataset, text_of
 from dgan.metrics.ngrams import ORDERS, NgramCounts, jensen_shannon
 from dgan.parallel.world import World
@@ -46,8 +46,7 @@ def drawn(lines: list[str]) -> Tensor:
 
 def save_text(lines: list[str], path: Path) -> None:
     """Write a line each, whole or not at all."""
-    with written_aside(path) as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
+    write_aside(path, "".join(f"{line}\n" for line in lines))
 
 
 class TextEvaluator:

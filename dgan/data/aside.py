@@ -36,6 +36,12 @@ def written_aside(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
         raise
 
 
+def write_aside(path: Path, text: str) -> None:
+    """Writes `path`, whole or not at all."""
+    with written_aside(path) as file:
+        file.write(text.encode())
+
+
 class Aside:
     """A locked file that becomes an entry when it is whole."""
 
