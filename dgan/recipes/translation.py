@@ -66,8 +66,9 @@ def facades_pix2pix_128() -> Recipe:
     """Facades from label maps at 128×128, a pix2pix half as wide for a machine without a GPU.
 
     Data: that of `facades-pix2pix`, resized as it is read.
-    Cost: 3,000 steps of four images; meant for at most an hour on two CPU cores. Not run.
-    Score: not run; `python benchmarks/training/translation.py` measures it.
+    Cost: 3,000 steps of four images, 12 minutes of one CPU core.
+    Score: after 6,886 steps L1 is 0.350 on the test split (untrained 0.413; L1 alone 0.331) and the
+    FID of patches 25 (406; L1 alone 161), `python benchmarks/training/translation.py --minutes 26`.
     """
     recipe, length = facades_pix2pix(), 3000 * 4 / 1000
     rate = Cosine(start=4e-4, end=4e-5, kimg=length)
@@ -95,10 +96,11 @@ def facades_cyclegan_64() -> Recipe:
     """Facades and label maps at 64×64 as two unpaired sets, a narrow CycleGAN (Zhu et al. 2017).
 
     Data: that of `facades-pix2pix`, resized as it is read; each half is shuffled by itself.
-    Cost: 4,000 steps of two images of each kind; meant for at most an hour on two CPU cores. Not
-    run.
-    Score: not run; `python benchmarks/training/translation.py` measures it. Losses and weights are
-    those published; resolution, widths, 6 residual blocks of 9 and the batch are smaller.
+    Cost: 4,000 steps of two images of each kind, 25 minutes of one CPU core.
+    Score: after 4,184 steps the error of the cycle is 0.153 on the test split (untrained 0.652) and
+    the FID of patches 22 (255), `python benchmarks/training/translation.py --minutes 26`. Losses
+    and weights are those published; resolution, widths, 6 residual blocks of 9 and the batch are
+    smaller.
     """
     rate = Cosine(start=2e-4, end=2e-5, kimg=4000 * 2 / 1000)
     player = Player(network="resnet", learning_rate=rate, beta1=0.5, beta2=constant(0.999))

@@ -22,8 +22,9 @@ def weizmann_video() -> Recipe:
     Data: the 72 clips of the Weizmann actions (Gorelick et al. 2007) as `video-weizmann` has them:
     strips of 64×64 frames, half of the clips the mirror images of the others. Every second frame is
     taken, from anywhere in a clip.
-    Cost: 2,400 steps of 16 clips; meant for 30 minutes on one CPU core. Not run.
-    Score: not run; `python benchmarks/training/video.py` measures it.
+    Cost: 2,400 steps of 16 clips, 24 minutes of one CPU core.
+    Score: after 3,043 steps the Fréchet distance is 81 (untrained 284) and 80 % are recognised as
+    the action asked for, `python benchmarks/training/video.py --minutes 30`.
     """
     length = 2400 * 16 / 1000
     widths = (64, 48, 32, 16)
