@@ -23,9 +23,10 @@ def characters_wgan_gp() -> Recipe:
 
     Data: `dgan data pack lines.txt data/text --split-by-hash 90/5/5`, of lines with 32 characters
     of `ALPHABET` or more.
-    Cost: meant for about 30 minutes on one CPU core; published with width 512 and 200,000 steps.
-    Score: `python benchmarks/training/text.py` measures it. Loss, penalty, updates and the shape of
-    the networks are those published; they are narrower.
+    Cost: 3,000 steps, 36 minutes on one CPU core; published with width 512 and 200,000 steps.
+    Score: after 2,529 steps the divergence of runs of four characters is 0.453 nats (untrained
+    0.692, real text 0.143), `python benchmarks/training/text.py --minutes 30`. Loss, penalty,
+    updates and the shape of the networks are those published; they are narrower.
     """
     player = Player(
         network="characters",
