@@ -16,7 +16,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -151,8 +151,27 @@ def check_plain_layers(recipe: Recipe) -> None:
             torch.testing.assert_close(with_plain_layers(network)(x), network(x))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="dgan's step beside direct scripts'.")
+def rows_of(name: str, world: World, rounds: int) -> Iterator[dict[str, Any]]:
+    case = CASES[name]
+    recipe, batch = recipe_of(case), batch_of(case)
+    kinds = [("the same networks, a direct script", Direct, False)]
+    if name == "r3gan":
+        check_plain_layers(recipe)
+        kinds.append(("its training code's formulation", Apart, True))
+    for beside, kind, plain in kinds:
+        scripts = [script(recipe, case, copy.copy(batch), kind, plain) for _ in range(2)]
+        yield row_of(name, beside, [ours(recipe, batch, world), *scripts], rounds)
+
+
+def compare(
+    description: str,
+    rows_of: Callable[[str, World, int], Iterator[dict[str, Any]]],
+    line: str,
+    result: str,
+    notes: str,
+) -> None:
+    """The rows of each family that is asked for, printed as `line`; of all of them, stored."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=12, help="a multiple of 6")
     parser.add_argument("--only", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--out", type=Path, help="folder for the result")
@@ -161,22 +180,19 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with launch() as world:
         for name in options.only:
-            case = CASES[name]
-            recipe, batch = recipe_of(case), batch_of(case)
-            kinds = [("the same networks, a direct script", Direct, False)]
-            if name == "r3gan":
-                check_plain_layers(recipe)
-                kinds.append(("its training code's formulation", Apart, True))
-            for beside, kind, plain in kinds:
-                scripts = [script(recipe, case, copy.copy(batch), kind, plain) for _ in range(2)]
-                runs = [ours(recipe, batch, world), *scripts]
-                rows.append(row_of(name, beside, runs, options.rounds))
-                print("{family:12} {beside:36} {ours_ms:8.1f} {script_ms:8.1f} ms  {ratio:.3f}  "
-                      "control {control:.3f}".format(**rows[-1]), flush=True)  # fmt: skip
+            for row in rows_of(name, world, options.rounds):
+                rows.append(row)
+                print(line.format(**row), flush=True)
     if options.only == list(CASES):
-        notes = (__doc__ or "").partition("\n\n")[2]
-        print(f"stored in {store('training-against', rows, notes=notes, out=options.out)}")
+        print(f"stored in {store(result, rows, notes=notes, out=options.out)}")
 
 
 if __name__ == "__main__":
-    main()
+    compare(
+        "dgan's step beside direct scripts'.",
+        rows_of,
+        "{family:12} {beside:36} {ours_ms:8.1f} {script_ms:8.1f} ms  {ratio:.3f}  "
+        "control {control:.3f}",
+        result="training-against",
+        notes=(__doc__ or "").partition("\n\n")[2],
+    )
