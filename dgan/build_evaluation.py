@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from dgan.clips import Clips
-from dgan.config import Recipe
+from dgan.config import TRANSLATED, Recipe
 from dgan.data import ShardDataset, ShardStream
 from dgan.data.location import redact
 from dgan.data.text import TextDataset
@@ -30,7 +30,6 @@ from dgan.run import Run
 from dgan.scores import way_to
 from dgan.texts import TextEvaluator, Texts
 from dgan.translated import CycleEvaluator, PairEvaluator
-from dgan.validation_kinds import TRANSLATED
 
 SCORED_APART = (*TRANSLATED, "text")
 """Kinds that `Evaluator` does not score."""

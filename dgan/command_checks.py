@@ -5,12 +5,17 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from dgan.config import TRANSLATED
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dgan.trained import TrainedGenerator
 
 Given = tyro.conf.Positional
+
+NO_PICTURES = ("audio", "text", "video")
+"""Kinds of data whose samples are looked at, or heard, in ways of their own."""
 
 
 def require(name: str, value: float, least: int) -> None:
@@ -25,7 +30,7 @@ def require_images(run: Path, trained: "TrainedGenerator") -> None:
         raise ValueError(
             f"{run} is a run on points, not on images: its pictures are in {run / 'samples'}"
         )
-    if trained.recipe.data.kind in ("pairs", "unpaired"):
+    if trained.recipe.data.kind in TRANSLATED:
         raise ValueError(
             f"{run} translates images, of which {run / 'samples'} has sheets: `dgan evaluate` "
             "scores it on other shards, `dgan export` gives the network"
@@ -34,7 +39,7 @@ def require_images(run: Path, trained: "TrainedGenerator") -> None:
 
 def require_pixels(run: Path, trained: "TrainedGenerator") -> None:
     """Raise `ValueError` for one whose samples are no images."""
-    if (kind := trained.recipe.data.kind) in ("audio", "text", "video"):
+    if (kind := trained.recipe.data.kind) in NO_PICTURES:
         raise ValueError(f"{run} is a run on {kind}, and what is compared here are images")
     if trained.recipe.data.kind == "latents":
         raise ValueError(

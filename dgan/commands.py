@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dgan import recipes
-from dgan.command_checks import Given
+from dgan.command_checks import Given, require
 from dgan.config_game import Loss
 
 
@@ -50,6 +50,7 @@ def evaluate(
     """
     from contextlib import nullcontext
 
+    from dgan.build_evaluation import SCORED_APART
     from dgan.data.location import redact
     from dgan.evaluation import Evaluator
     from dgan.evaluation_features import find_features
@@ -58,11 +59,11 @@ def evaluate(
     from dgan.trained import load_run
 
     for name, value, least in (("samples", samples, 2), ("real-samples", real_samples, 0)):
-        if value is not None and value < least:
-            raise ValueError(f"--{name} is {value}; it must be at least {least}")
+        if value is not None:
+            require(name, value, least)
     trained = load_run(run, step)
     recipe, data = trained.recipe, trained.recipe.data
-    if data.kind in ("pairs", "unpaired", "text"):
+    if data.kind in SCORED_APART:
         what = "makes text" if data.kind == "text" else "translates images"
         if all_metrics or metrics or real_samples or validation:
             raise ValueError(
@@ -196,8 +197,7 @@ def toy(
     from dgan.toy import Method, compare, dirac
 
     for key, value in (("seeds", seeds), ("steps", steps)):
-        if value < 1:
-            raise ValueError(f"--{key} is {value}; it must be at least 1")
+        require(key, value, 1)
     if name == "dirac":
         dirac(out)
     else:
@@ -255,8 +255,7 @@ def doctor(*, folder: Path = Path("runs"), timeout: int = 60) -> None:
     """
     from dgan.doctor import examine
 
-    if timeout < 1:
-        raise ValueError(f"--timeout is {timeout}; it must be at least 1")
+    require("timeout", timeout, 1)
     report = examine(folder, timeout)
     if report.is_first:
         print("\n".join(report.lines()), flush=True)

@@ -57,6 +57,8 @@ Kind = Literal[
     "images", "stacked", "latents", "video", "audio", "text", "points", "pairs", "unpaired"
 ]
 """Of data."""
+TRANSLATED = ("pairs", "unpaired")
+"""Kinds whose generators take images."""
 
 
 @dataclass(frozen=True, kw_only=True)

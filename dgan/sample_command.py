@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dgan.command_checks import (
+    NO_PICTURES,
     Given,
     labels_of,
     named,
@@ -73,15 +74,14 @@ def sample(
     from dgan.inside.sheets import save_sheet
     from dgan.trained import load_run
 
-    _require_one_way(interpolate, neighbours, truncation, features)
-    a_way = interpolate or neighbours > 0 or len(truncation) > 1
-    count = (6 if interpolate else 8 if a_way else 64) if count is None else count
+    way = _way_asked(interpolate, neighbours, truncation, features)
+    count = (6 if interpolate else 8 if way else 64) if count is None else count
     require("count", count, 2 if interpolate else 1)
     require("seed", seed, 0)
     for value in truncation:
         require("truncation", value, 0)
     trained = load_run(run, step)
-    _require_way(run, trained, interpolate, neighbours, a_way, caption)
+    _require_way(run, trained, way, interpolate, neighbours, caption)
     labels = labels_of(trained, count, label)
     given = _conditions(trained, count, caption) if trained.recipe.data.embedding else labels
     samples = Samples(trained.network, trained.z_dim, count=count, seed=seed)
@@ -101,10 +101,10 @@ def sample(
     print(f"{count} samples of step {trained.step} in {out}")
 
 
-def _require_one_way(
+def _way_asked(
     interpolate: bool, neighbours: int, truncation: Sequence[float], features: str | None
-) -> None:
-    """Refuse what cannot be seen together in one picture."""
+) -> str:
+    """The flag of a picture of its own, or none; refuses what cannot be seen together in one."""
     require("neighbours", neighbours, 0)
     ways = {
         "--interpolate": interpolate,
@@ -116,14 +116,15 @@ def _require_one_way(
         raise ValueError(f"{' and '.join(asked)} are pictures of their own: ask for one at a time")
     if features is not None and not neighbours:
         raise ValueError("--features says what --neighbours K compares, which is not asked for")
+    return "".join(asked)
 
 
 def _require_way(
     run: Path,
     trained: "TrainedGenerator",
+    way: str,
     interpolate: bool,
     neighbours: int,
-    a_way: bool,
     caption: str | None,
 ) -> None:
     """Refuse what this generator cannot be asked for."""
@@ -133,7 +134,7 @@ def _require_way(
     if interpolate:
         require_no_embedding(run, trained, "--interpolate")
     kind = trained.recipe.data.kind
-    if a_way and kind in ("audio", "text", "video"):
+    if way and kind in NO_PICTURES:
         raise ValueError(
             f"{run} makes {kind}: --interpolate, --neighbours and several --truncation are of "
             "images"

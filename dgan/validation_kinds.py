@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from dgan.config import Recipe
+from dgan.config import TRANSLATED, Recipe
 from dgan.metrics.ngrams import LARGEST_ALPHABET
 
 ONLY_OF = {
@@ -17,9 +17,6 @@ ONLY_OF = {
     "data.frame_stride": ("video",),
 }
 """Keys, and the kinds of data that they are for."""
-
-TRANSLATED = ("pairs", "unpaired")
-"""Kinds whose generators take images."""
 
 NO_IMAGES = ("points", "latents", "audio", "text", "video")
 NOT_OF = {

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from dgan.data.toy import Toy
-from dgan.draws import Draws
 from dgan.metrics.toys import POINTS, score_points
 from dgan.parallel.world import World
+from dgan.rounds import draws_of
 
 
 class PointEvaluator:
@@ -47,13 +47,6 @@ class PointEvaluator:
     @torch.no_grad()
     def draw(self, synthesise: Callable[[Tensor, Tensor | None], Tensor], z_dim: int) -> Tensor:
         """The generated points `[N, dimension]`, as the toy has them; all of them on every rank."""
-        draws = Draws(
-            seed=self.seed,
-            purpose="evaluation",
-            step=0,
-            rows=range(self.points),
-            device=self.world.device,
-            dtype=self.world.dtype,
-        )
+        draws = draws_of(0, range(self.points), seed=self.seed, world=self.world)
         with self.world.autocast():
             return synthesise(draws.normal(z_dim), None).float() * self.toy.scale
