@@ -46,6 +46,7 @@ class Cache:
     Args:
         folder: where; made if need be. None: `default_folder`.
         gigabytes: how large it may grow, in units of 10⁹ bytes; shared by all who use the folder.
+            What is written while somebody removes the oldest comes on top, until they are done.
         wait: seconds that another process is given to make what is asked for.
 
     Raises:

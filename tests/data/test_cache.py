@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def files(folder: Path) -> list[Path]:
 def entry(folder: Path) -> Path:
     (path,) = [path for path in files(folder) if not path.name.endswith(".partial")]
     return path
+
+
+def held(folder: Path) -> int:
+    """Bytes of what lies there, while others may be at it."""
+    total = 0
+    for path in files(folder):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def never() -> bytes:
@@ -387,4 +397,8 @@ def test_a_cache_smaller_than_the_data_works_and_stays_small(tmp_path, monkeypat
             for _ in range(2):
                 keys = [key for batch in islice(stream, 4) for key in batch["__key__"]]
                 assert len(set(keys)) == 200
-    assert sum(path.stat().st_size for path in files(tmp_path / "c")) < 150_000
+    # Blocks that were under way when the stream was closed may still come, and are then looked at.
+    limit = time.monotonic() + 30
+    while held(tmp_path / "c") > 100_000:
+        assert time.monotonic() < limit, f"{held(tmp_path / 'c'):,} bytes are kept"
+        time.sleep(0.02)
