@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgan.networks.layers import Conv2d, Embedding, Linear, NormAct, stages_of
+from dgan.networks.layers import Conv2d, Embedding, Linear, NormAct, channels_last, stages_of
 from dgan.networks.network import Network
 from dgan.networks.residual import (
     DiscriminativeBlock,
@@ -195,6 +195,7 @@ class BigGANDiscriminator(Network):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images `[N, C, H, W]`, labels int64 `[N]` → logits `[N]`."""
+        x = channels_last(x)
         for stage in self.stages:
             x = stage(x)
         return self.head(x, labels)

@@ -14,6 +14,7 @@ from dgan.networks.layers import (
     Embedding,
     Linear,
     Resample,
+    channels_last,
     fan_in_normal_,
     stages_of,
 )
@@ -56,8 +57,8 @@ class GenerativeBasis(nn.Module):
         nn.init.normal_(self.basis)
 
     def forward(self, z: Tensor) -> Tensor:
-        """`[N, inputs]` → `[N, channels, 4, 4]`."""
-        return self.basis * self.linear(z)[:, :, None, None]
+        """`[N, inputs]` → `[N, channels, 4, 4]`, channels last in memory."""
+        return channels_last(self.basis * self.linear(z)[:, :, None, None])
 
 
 class DiscriminativeBasis(nn.Module):
@@ -235,7 +236,7 @@ class R3GANDiscriminator(Network):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images `[N, C, H, W]`, labels int64 `[N]` → logits `[N]`."""
-        x = self.from_image(x)
+        x = channels_last(self.from_image(x))
         for stage in self.stages:
             x = stage(x)
         return (x if self.embedding is None else x * self.embedding(labels)).sum(1)

@@ -15,7 +15,17 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgan.networks.layers import BiasAct, Conv2d, Embedding, Fill, Fused, Linear, NormAct, stages_of
+from dgan.networks.layers import (
+    BiasAct,
+    Conv2d,
+    Embedding,
+    Fill,
+    Fused,
+    Linear,
+    NormAct,
+    channels_last,
+    stages_of,
+)
 from dgan.networks.network import Network
 from dgan.networks.spectral import spectral_norm
 from dgan_kernels import bias_act
@@ -215,6 +225,7 @@ class SNGANDiscriminator(Network):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images `[N, C, H, W]`, labels int64 `[N]` → logits `[N]`."""
+        x = channels_last(x)
         for stage in self.stages:
             x = stage(x)
         return self.head(x, labels)

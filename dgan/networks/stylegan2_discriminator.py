@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from dgan.networks.equalized import EqualizedConv2d, EqualizedLinear
-from dgan.networks.layers import Embedding, Fused, stages_of
+from dgan.networks.layers import Embedding, Fused, channels_last, stages_of
 from dgan.networks.network import Network
 from dgan.networks.stylegan2 import Mapping
 from dgan_kernels import minibatch_stddev
@@ -111,7 +111,7 @@ class StyleGAN2Discriminator(Network):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images `[N, C, H, W]`, labels int64 `[N]` → logits `[N]`."""
-        x = self.from_image(x)
+        x = channels_last(self.from_image(x))
         for stage in self.stages:
             x = stage(x)
         x = self.head(x)

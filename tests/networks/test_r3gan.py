@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgan.networks.layers import channels_last
 from dgan.networks.r3gan import R3GANDiscriminator, R3GANGenerator, ResidualBlock
 
 CIFAR10 = {"widths": (768,) * 4, "blocks": (2,) * 4, "groups": (96,) * 4}
@@ -148,7 +149,7 @@ def test_residual_blocks_start_as_the_identity() -> None:
     for stage in generator.stages:
         x = stage[0](x)
     assert torch.equal(generator(z), generator.to_image(x))
-    x = discriminator.from_image(image)
+    x = channels_last(discriminator.from_image(image))
     for stage in discriminator.stages:
         x = stage[-1](x)
     assert torch.equal(discriminator(image), x.squeeze(1))
