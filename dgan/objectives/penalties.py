@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 import dgan_kernels
+from dgan.objectives.convolutions import BilinearConvolutions
 from dgan.objectives.forward_mode import (
     is_checkpointed,
     modules_of,
@@ -182,13 +183,15 @@ def _double(
     backend: str | None,
 ) -> PenaltyOutput:
     x = x.detach().requires_grad_(True)
+    convolutions = BilinearConvolutions()
     # PyTorch's fused attention has no second derivative.
-    with ExitStack() as stack, sdpa_kernel(SDPBackend.MATH), as_written():
+    with ExitStack() as stack, sdpa_kernel(SDPBackend.MATH), as_written(), convolutions:
         for module in modules_of(discriminator):
             if is_engine(module):
                 stack.enter_context(unwrapped(module))
         logits = discriminator(x, *conditions)
-    gradient = _gradient(logits, x, create_graph=True)
+    with convolutions.gradient_of_input():
+        gradient = _gradient(logits, x, create_graph=True)
     squares = squared_norm(gradient, backend=backend)
     loss = penalty_of(squares, kind, one_sided)
     return PenaltyOutput(loss, logits, squares.detach().sqrt())
