@@ -168,11 +168,16 @@ def test_four_ranks_hold_and_send_what_was_planned_on_two(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("stage", "precision"), [(1, "float32"), (1, "bfloat16"), (2, "float32"), (3, "bfloat16")]
-)
+    ("stage", "precision", "ranks"),
+    [
+        (1, "float32", 2), (1, "bfloat16", 2), (2, "float32", 2), (3, "bfloat16", 2),
+        (1, "float32", 4), (2, "bfloat16", 4), (3, "float32", 4),
+    ],
+)  # fmt: skip
 def test_deepspeed_holds_and_sends_what_was_planned(
-    stage: Any, precision: str, tmp_path: Path
+    stage: Any, precision: str, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On more than two ranks as a rehearsal on two says."""
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     # As measured where weights are larger than these thresholds of DeepSpeed's.
     zero = {
@@ -183,6 +188,7 @@ def test_deepspeed_holds_and_sends_what_was_planned(
     path = tmp_path / "zero.json"
     path.write_text(json.dumps({"zero_optimization": zero}))
     of = recipe(precision, strategy="deepspeed", zero_stage=stage, deepspeed_config=str(path))
-    footprints = planned_for(of, 1, 2)
-    results = run_ranks(2, measured, [of])
+    monkeypatch.setattr(planned, "REHEARSED_RANKS", 2)
+    footprints = planned_for(of, ranks // 2, 2)
+    results = run_ranks(ranks, measured, [of])
     compare(f"ZeRO-{stage}", footprints[f"deepspeed {stage}"], [result[0] for result in results])
