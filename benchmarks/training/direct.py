@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dgan.networks.layers import BiasAct, Resample, Taps
+from dgan.networks.layers import BiasAct
+from dgan.networks.resampling import Resample, Taps
 
 
 class Direct:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgan.networks.layers import Fused, Taps
+from dgan.networks.layers import Fused
+from dgan.networks.resampling import Taps
 from dgan_kernels import bias_act, downsample2d, upfirdn2d
 
 GAINS = {"leaky_relu": math.sqrt(2), "linear": 1.0}

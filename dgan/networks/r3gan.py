@@ -13,12 +13,12 @@ from dgan.networks.layers import (
     Conv2d,
     Embedding,
     Linear,
-    Resample,
     channels_last,
     fan_in_normal_,
     stages_of,
 )
 from dgan.networks.network import Network
+from dgan.networks.resampling import Resample
 
 
 class ResidualBlock(nn.Module):

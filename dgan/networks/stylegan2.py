@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from dgan.draws import noise_from_seeds, seeds_from_latents
 from dgan.networks.equalized import EqualizedLinear
-from dgan.networks.layers import Embedding, Fused, Taps, stages_of
+from dgan.networks.layers import Embedding, Fused, stages_of
 from dgan.networks.network import Network
+from dgan.networks.resampling import Taps
 from dgan_kernels import modulated_conv2d, norm_act, upsample2d
 
 

@@ -19,11 +19,11 @@ from dgan.networks.layers import (
     Conv2d,
     Embedding,
     Linear,
-    Resample,
     fan_in_normal_,
     stages_of,
 )
 from dgan.networks.network import Network
+from dgan.networks.resampling import Resample
 
 MOTION = 0.3
 """Spread at the start of what frames differ in, beside 1 of what they share."""

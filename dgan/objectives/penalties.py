@@ -67,6 +67,7 @@ def gradient_penalty(
 
     - `double` differentiates g in reverse mode once more. Exact. It needs the parameters to stay
       in place between the two, which FSDP2 and ZeRO-3 do not offer as they come.
+      Convolutions run on the library's gradient kernels in both (`objectives.convolutions`).
     - `forward` uses ∇θ mean φ(‖g‖) = ∇θ mean ∂D(x)·u with u = φ′(‖g‖) g/‖g‖ held constant: an
       ordinary backward for g, a forward pass that carries the tangent u, an ordinary backward.
       Exact, and no hook of a sharded or checkpointed module sees a second derivative.

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from ranks import run_ranks
 from torch import Tensor, nn
 
-from dgan.networks.layers import BiasAct, Conv2d, Embedding, Linear, NormAct, Resample
+from dgan.networks.layers import BiasAct, Conv2d, Embedding, Linear, NormAct
+from dgan.networks.resampling import Resample
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dgan
-from dgan.networks.layers import Resample
+from dgan.networks.resampling import Resample
 from dgan.networks.video import (
     Down,
     FrameConv2d,
