@@ -1,12 +1,14 @@
 """Convolutions under `double`: PyTorch's values and derivatives, by the library's own kernels."""
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from dgan import gradient_penalty
 from dgan.objectives.convolutions import BilinearConvolutions
@@ -57,7 +59,7 @@ def test_three_orders_equal_the_operator(
         second = torch.autograd.grad(slope.square().sum(), (x, weight, bias), create_graph=True)
         results.append([y, slope, *second])
         if "output_padding" not in options:  # there PyTorch raises
-            value = sum(part.square().mean() for part in second)
+            value = torch.stack([part.square().mean() for part in second]).sum()
             results[-1] += torch.autograd.grad(value, (x, weight, bias))
     for found, wanted in zip(*reversed(results), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
@@ -132,3 +134,19 @@ def test_autocast_is_followed() -> None:
     (slope,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(slope.square().sum(), weight)
     assert slope.dtype == second.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
+def test_blocks_that_a_network_recomputes_itself(dtype: torch.dtype, tolerance: float) -> None:
+    """They are recomputed outside of the penalty's forward pass, by PyTorch's operator."""
+    block = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Conv2d(8, 8, 3, groups=2), nn.SiLU())
+    weights = [layer.weight for layer in block if isinstance(layer, nn.Conv2d)]
+    x = numbers(2, 3, 7, 7, seed=0).float()
+    gradients = []
+    for discriminator in (block, partial(checkpoint, block, use_reentrant=False)):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = gradient_penalty(discriminator, x, method="double").loss
+        gradients.append(torch.autograd.grad(loss, weights))
+    for wanted, found in zip(*gradients, strict=True):
+        assert wanted.norm() > 0
+        assert (found - wanted).norm() <= tolerance * wanted.norm()
