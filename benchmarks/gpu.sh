@@ -51,6 +51,7 @@ once tests.passed 150 "$python" -m pytest -q tests/kernels -m gpu
 [ -e data/digits/train-000000.tar ] || step 30 "$python" -m dgan data pack digits data/digits
 once training-step.json 60 "$python" benchmarks/training/step.py --out "$out"
 once training-compiled.json 120 "$python" benchmarks/training/compiled_blocks.py --out "$out"
+once training-parts.json 60 "$python" benchmarks/training/parts.py --out "$out"
 [ "$(left)" -lt 60 ] || step "$(left)" "$python" benchmarks/kernels/run.py --out "$out" --seconds $(($(left) - 40))
 if "$python" -c 'import matplotlib' 2> /dev/null; then "$python" benchmarks/kernels/plot.py "$out"; fi
 "$python" benchmarks/kernels/run.py --out "$out" --table
