@@ -69,7 +69,7 @@ WITHOUT: dict[str, tuple[Undo, tuple[str, ...]]] = {
     "one call": (two_calls, ("mlp", "sngan", "biggan", "r3gan", "transformer")),
     "fused Adam": (loop_of_adam, tuple(CASES)),
     "channels last": (contiguous, ("sngan", "biggan", "stylegan2", "r3gan")),
-    "convolutions": (pytorchs_convolutions, ("r3gan",)),
+    "convolutions": (pytorchs_convolutions, ("stylegan2", "r3gan")),
 }
 """How to do without each part, and which families have it."""
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
@@ -33,13 +33,13 @@ class Geometry(NamedTuple):
 class BilinearConvolutions(TorchFunctionMode):
     """Within it, networks that call `torch.conv1d` to `3d` or their transposes get these.
 
-    Left as they are: those that autograd does not record, and those whose weights are no parameters
-    but computed, as under spectral normalisation: whether such weights depend on the network's
-    input, and so have a share in its gradient, is not known here.
+    Left as they are: those that autograd does not record, and those whose weights depend on the
+    network's input `x`, a leaf: they have a share in its gradient.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, x: Tensor) -> None:
         super().__init__()
+        self.x = x
         self.only_input = False
 
     @contextmanager
@@ -64,8 +64,7 @@ class BilinearConvolutions(TorchFunctionMode):
             return func(*args, **kwargs)
         x, weight, bias, geometry = _PARSERS[func](*args, **kwargs)
         recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-        held = isinstance(weight, nn.Parameter)
-        if not recorded or not held or geometry is None or x.ndim != weight.ndim:
+        if not recorded or geometry is None or x.ndim != weight.ndim or depends(weight, self.x):
             return func(*args, **kwargs)
         if torch.is_autocast_enabled(x.device.type):
             narrow = torch.get_autocast_dtype(x.device.type)
@@ -73,6 +72,25 @@ class BilinearConvolutions(TorchFunctionMode):
             bias = None if bias is None else bias.to(narrow)
         y: Any = _Convolution.apply(x, weight, geometry, self)
         return y if bias is None else y + bias.view(-1, *(1,) * (weight.ndim - 2))
+
+
+def depends(tensor: Tensor, leaf: Tensor) -> bool:
+    """Whether autograd would come from `tensor` to `leaf`.
+
+    From weights it is not far to their parameters, whatever normalises them.
+    """
+    if tensor is leaf:
+        return True
+    seen, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if getattr(node, "variable", None) is leaf:
+            return True
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False
 
 
 def _ordinary(

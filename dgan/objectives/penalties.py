@@ -184,7 +184,7 @@ def _double(
     backend: str | None,
 ) -> PenaltyOutput:
     x = x.detach().requires_grad_(True)
-    convolutions = BilinearConvolutions()
+    convolutions = BilinearConvolutions(x)
     # PyTorch's fused attention has no second derivative.
     with ExitStack() as stack, sdpa_kernel(SDPBackend.MATH), as_written(), convolutions:
         for module in modules_of(discriminator):

@@ -47,13 +47,13 @@ def test_three_orders_equal_the_operator(
     operator = getattr(torch, f"conv{'_transpose' * transposed}{axes}d")
     inside = (4, 8 // groups) if transposed else (8, 4 // groups)
     results = []
-    for mode in (None, BilinearConvolutions()):
+    for replaced in (False, True):
         x = numbers(2, 4, *(7, 6, 5)[:axes], seed=0).requires_grad_()
         weight = nn.Parameter(numbers(*inside, *(3,) * axes, seed=1) / 3**axes)
         bias = nn.Parameter(numbers(8, seed=2))
-        with mode or nullcontext():
+        with BilinearConvolutions(x) if replaced else nullcontext():
             y = operator(x, weight, bias, groups=groups, **options)
-        ours = mode is not None and options.get("padding") != "same"
+        ours = replaced and options.get("padding") != "same"
         assert ours == ("_Convolution" in str(y.grad_fn.next_functions))
         (slope,) = torch.autograd.grad(y.tanh().sum(), x, create_graph=True)
         second = torch.autograd.grad(slope.square().sum(), (x, weight, bias), create_graph=True)
@@ -79,11 +79,13 @@ class Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_penalty_computes_no_more_than_it_has_to() -> None:
+@pytest.mark.parametrize("computed", [False, True], ids=["parameters", "computed weights"])
+def test_a_penalty_computes_no_more_than_it_has_to(computed: bool) -> None:
     """Of two layers: values, then inputs' gradients alone, then what both have to do with both."""
-    discriminator = nn.Sequential(
-        nn.Conv2d(4, 8, 3, groups=4), nn.SiLU(), nn.Conv2d(8, 1, 3), nn.Flatten(1)
-    ).double()
+    first, last = nn.Conv2d(4, 8, 3, groups=4), nn.Conv2d(8, 1, 3)
+    if computed:
+        first, last = (torch.nn.utils.parametrizations.weight_norm(each) for each in (first, last))
+    discriminator = nn.Sequential(first, nn.SiLU(), last, nn.Flatten(1)).double()
     with Kernels() as kernels:
         output = gradient_penalty(discriminator, numbers(2, 4, 5, 5, seed=0), method="double")
         assert kernels.forward == 2
@@ -96,25 +98,27 @@ def test_a_penalty_computes_no_more_than_it_has_to() -> None:
     assert weights == 3, "both layers' share in the slope, the first's in what is curved"
 
 
+@pytest.mark.parametrize(
+    "weight_of", [lambda x: x, lambda x: x[:1].square() + 1], ids=["x", "of x"]
+)
 @pytest.mark.parametrize("method", ["double", "forward"])
-def test_weights_that_depend_on_the_input(method: Any) -> None:
+def test_weights_that_depend_on_the_input(method: Any, weight_of: Any) -> None:
     """Their share in the input's gradient is not lost."""
 
-    class Correlation(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.conv2d(x, x, padding=1).tanh()
+    def correlation(x: Tensor) -> Tensor:
+        return torch.conv2d(x, weight_of(x), padding=1).tanh()
 
     x = numbers(2, 3, 4, 4, seed=0)
-    found = gradient_penalty(Correlation(), x, method=method).norms
+    found = gradient_penalty(correlation, x, method=method).norms
     x.requires_grad_()
-    (slope,) = torch.autograd.grad(torch.conv2d(x, x, padding=1).tanh().sum(), x)
+    (slope,) = torch.autograd.grad(correlation(x).sum(), x)
     torch.testing.assert_close(found, slope.flatten(1).norm(dim=1))
 
 
 def test_memory_order_is_kept() -> None:
     x = numbers(2, 4, 6, 6, seed=0).to(memory_format=torch.channels_last).requires_grad_()
     weight = nn.Parameter(numbers(8, 4, 3, 3, seed=1))
-    with BilinearConvolutions():
+    with BilinearConvolutions(x):
         y = torch.conv2d(x, weight)
     (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(slope.square().sum(), x)
@@ -128,7 +132,7 @@ def test_autocast_is_followed() -> None:
         nn.Parameter(numbers(8, 4, 3, 3, seed=1).float()),
     )
     x.requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16), BilinearConvolutions():
+    with torch.autocast("cpu", torch.bfloat16), BilinearConvolutions(x):
         y = torch.conv2d(x, weight)
     assert y.dtype == torch.bfloat16
     (slope,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
