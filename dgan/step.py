@@ -164,7 +164,7 @@ def adversarial_step(
     discriminator, generator, task = players.discriminator, players.generator, players.task
     images_seen = (step - 1) * pace.images_per_step
     # Networks may draw by themselves (dropout): the same at this step after a resume.
-    torch.manual_seed(seed_of(pace.seed, "networks", step, world.rank))
+    world.seed(seed_of(pace.seed, "networks", step, world.rank))
     metrics: dict[str, float] = {}
     batch: Batch = {}
     found: dict[str, float] = {}

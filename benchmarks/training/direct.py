@@ -57,7 +57,7 @@ class Direct:
         loss.backward()
         self.of_generator.step()
         self._follow()
-        # What a script logs, and dgan too: a few means and the norm of the gradient.
+        # What a script logs: a few means. dgan also takes norms of gradients and looks for NaN.
         _ = [value.item() for value in logged]
 
     def discriminator_loss(self, real: Tensor, labels: Tensor | None) -> tuple[Tensor, list]:

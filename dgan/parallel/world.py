@@ -68,6 +68,15 @@ class World:
             return nullcontext()
         return torch.autocast(self.device.type, self.compute_dtype)
 
+    def seed(self, seed: int) -> None:
+        """Decides what networks draw by themselves from now on.
+
+        `torch.manual_seed` also looks for accelerators that are not there, at every step.
+        """
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     def total(self, values: Tensor) -> Tensor:
         """The sum of `values` over ranks, in place."""
         if self.size > 1:  # of one rank, gloo takes a millisecond to find the same
