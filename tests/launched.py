@@ -1,13 +1,14 @@
 """The files of launch/, started as a person starts them, in small."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from ports import free_ports
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 
@@ -61,6 +62,4 @@ def alive(process: int) -> bool:
 
 def free_port() -> int:
     """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]

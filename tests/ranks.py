@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+from ports import free_ports
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # The server imports these once; a rank then starts in a fraction of a second.
@@ -22,9 +23,7 @@ def run_ranks(
     Raises:
         AssertionError: a rank raised or did not end in time; all are stopped.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     pipes, processes = [], []
     for rank in range(size):
         here, there = CONTEXT.Pipe(duplex=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from launched import environment
+from ports import free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "sinfo")
 
@@ -170,17 +171,6 @@ def _is_so(condition: Callable[[], bool]) -> bool:
     with suppress(AssertionError):
         return condition()
     return False
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @contextmanager

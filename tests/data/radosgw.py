@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ports import free_ports
+
 PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw")
 ACCESS, SECRET = "reader", "open-sesame"
 
@@ -64,7 +66,7 @@ class Gateway:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        monitor, self.port = _free_ports(2)
+        monitor, self.port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
         self._monitor = f"v2:127.0.0.1:{monitor}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -147,14 +149,6 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
 import pytest
 from interpreter import need_interpreter
+from ports import free_ports
 
 need_interpreter()
 
@@ -19,9 +19,7 @@ SCRIPTS = sorted(path.name for path in HERE.glob("interpreted_*_ranks.py"))
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_two_ranks(script):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, str(HERE / script), str(port)]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
