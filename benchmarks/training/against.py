@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from dgan.build_networks import build_network
 from dgan.config import Average, Data, Parallel, Penalty, Player, Recipe, Task, Train
 from dgan.parallel.world import World, launch
 from dgan.schedule import constant
-from dgan.step import adversarial_step
+from dgan.step import Players, adversarial_step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from direct import Apart, Direct, with_plain_layers
@@ -94,10 +95,22 @@ def batch_of(case: Case) -> dict[str, Any]:
     return batch
 
 
-def ours(recipe: Recipe, batch: dict[str, Any], world: World) -> Callable[[], object]:
+def ours(
+    recipe: Recipe,
+    batch: dict[str, Any],
+    world: World,
+    within: Callable[[Players], AbstractContextManager[object]] = nullcontext,
+) -> Callable[[], object]:
+    """dgan's step; `within` changes the players, and makes what every step of theirs runs in."""
     players, plan = build_players(recipe, world), pace(recipe)
     numbers, batches = itertools.count(1), itertools.repeat(batch)
-    return lambda: adversarial_step(players, batches, next(numbers), plan, world)
+    around = within(players)
+
+    def step() -> None:
+        with around:
+            adversarial_step(players, batches, next(numbers), plan, world)
+
+    return step
 
 
 def script(
@@ -129,15 +142,35 @@ def measure(runs: list[Callable[[], object]], rounds: int) -> list[list[float]]:
     return taken
 
 
+def milliseconds(seconds: list[float]) -> float:
+    return 1e3 * statistics.median(seconds)
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """The median over rounds."""
+    return statistics.median(a / b for a, b in zip(over, under))
+
+
+def two_beside(rounds: int, **runs: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds of two runs under their names, and the time of the first over the second's."""
+    (one, other), taken = runs, measure(list(runs.values()), rounds)
+    return {
+        f"{one}_ms": milliseconds(taken[0]),
+        f"{other}_ms": milliseconds(taken[1]),
+        "ratio": ratio(*taken),
+        "rounds": rounds,
+    }
+
+
 def row_of(name: str, beside: str, runs: list[Callable[[], object]], rounds: int) -> dict[str, Any]:
     mine, theirs, again = measure(runs, rounds)
     return {
         "family": name,
         "beside": beside,
-        "ours_ms": 1e3 * statistics.median(mine),
-        "script_ms": 1e3 * statistics.median(theirs),
-        "ratio": statistics.median(a / b for a, b in zip(mine, theirs)),
-        "control": statistics.median(a / b for a, b in zip(again, theirs)),
+        "ours_ms": milliseconds(mine),
+        "script_ms": milliseconds(theirs),
+        "ratio": ratio(mine, theirs),
+        "control": ratio(again, theirs),
         "rounds": rounds,
     }
 

@@ -9,7 +9,6 @@ whole of the discriminator's update; `forward`, in its second pass; `none`, neve
 the first step, is not counted.
 """
 
-import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from against import CASES, batch_of, compare, measure, ours, recipe_of
+from against import CASES, batch_of, compare, ours, recipe_of, two_beside
 from dgan.config import Recipe
 from dgan.parallel.world import World
 from dgan.schedule import constant
@@ -42,16 +41,9 @@ def rows_of(name: str, world: World, rounds: int) -> Iterator[dict[str, Any]]:
     recipe, batch = recipe_of(case), batch_of(case)
     for penalty in PENALTIES if case.gamma else PENALTIES[:1]:
         torch.compiler.reset()
-        runs = [ours(variant(recipe, penalty, on), batch, world) for on in (False, True)]
-        plain, compiled = measure(runs, rounds)
-        yield {
-            "family": name,
-            "penalty": penalty,
-            "plain_ms": 1e3 * statistics.median(plain),
-            "compiled_ms": 1e3 * statistics.median(compiled),
-            "ratio": statistics.median(b / a for a, b in zip(plain, compiled)),
-            "rounds": rounds,
-        }
+        plain, compiled = (ours(variant(recipe, penalty, on), batch, world) for on in (False, True))
+        times = two_beside(rounds, compiled=compiled, plain=plain)
+        yield {"family": name, "penalty": penalty, **times}
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ last`: the discriminator's memory. `convolutions`: differentiated twice by the l
 kernels, beside PyTorch's own second derivative.
 """
 
-import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,19 +20,17 @@ from unittest.mock import patch
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from against import CASES, batch_of, compare, measure, recipe_of
-from dgan.build import build_players, pace
-from dgan.config import Recipe
+from against import CASES, batch_of, compare, ours, recipe_of, two_beside
 from dgan.parallel.replicas import Replica
 from dgan.parallel.world import World
-from dgan.step import Players, adversarial_step
+from dgan.step import Players
 from dgan.tasks.synthesis import Synthesis
 
-Undo = Callable[[Players], Any]
-"""Changes the players, or gives a context in which the step runs without the part."""
+Without = AbstractContextManager[object]
+"""What every step without the part runs in."""
 
 
-def unfrozen(players: Players) -> Any:
+def unfrozen(players: Players) -> Without:
     @contextmanager
     def frozen(self: Replica) -> Iterator[torch.nn.Module]:
         # The generator's own are never asked for: it runs without gradients.
@@ -44,27 +41,29 @@ def unfrozen(players: Players) -> Any:
     return patch.object(Replica, "frozen", frozen)
 
 
-def two_calls(players: Players) -> None:
+def two_calls(players: Players) -> Without:
     assert isinstance(players.task, Synthesis)
     players.task.separate = True
+    return nullcontext()
 
 
-def loop_of_adam(players: Players) -> None:
+def loop_of_adam(players: Players) -> Without:
     for player in (players.generator, players.discriminator):
         for group in player.replica.optimizer.param_groups:
             group.update(fused=False, foreach=False)
+    return nullcontext()
 
 
-def contiguous(players: Players) -> Any:
+def contiguous(players: Players) -> Without:
     module = sys.modules[type(players.discriminator.replica.module).__module__]
     return patch.object(module, "channels_last", lambda x: x)
 
 
-def pytorchs_convolutions(players: Players) -> Any:
+def pytorchs_convolutions(players: Players) -> Without:
     return patch("dgan.objectives.convolutions._PARSERS", {})
 
 
-WITHOUT: dict[str, tuple[Undo, tuple[str, ...]]] = {
+WITHOUT: dict[str, tuple[Callable[[Players], Without], tuple[str, ...]]] = {
     "frozen": (unfrozen, tuple(CASES)),
     "one call": (two_calls, ("mlp", "sngan", "biggan", "r3gan", "transformer")),
     "fused Adam": (loop_of_adam, tuple(CASES)),
@@ -74,36 +73,15 @@ WITHOUT: dict[str, tuple[Undo, tuple[str, ...]]] = {
 """How to do without each part, and which families have it."""
 
 
-def step_of(recipe: Recipe, batch: dict[str, Any], world: World, undo: Undo | None) -> Any:
-    players, plan = build_players(recipe, world), pace(recipe)
-    without = None if undo is None else undo(players)
-    step = 0
-
-    def run() -> None:
-        nonlocal step
-        step += 1
-        with without or nullcontext():
-            adversarial_step(players, iter([batch]), step, plan, world)
-
-    return run
-
-
 def rows_of(name: str, world: World, rounds: int) -> Iterator[dict[str, Any]]:
     case = CASES[name]
     recipe, batch = recipe_of(case), batch_of(case)
     for part, (undo, families) in WITHOUT.items():
         if name not in families:
             continue
-        runs = [step_of(recipe, batch, world, each) for each in (undo, None)]
-        without, ours = measure(runs, rounds)
-        yield {
-            "family": name,
-            "part": part,
-            "without_ms": 1e3 * statistics.median(without),
-            "ours_ms": 1e3 * statistics.median(ours),
-            "ratio": statistics.median(a / b for a, b in zip(without, ours)),
-            "rounds": rounds,
-        }
+        without, as_it_is = ours(recipe, batch, world, undo), ours(recipe, batch, world)
+        times = two_beside(rounds, without=without, ours=as_it_is)
+        yield {"family": name, "part": part, **times}
 
 
 if __name__ == "__main__":
