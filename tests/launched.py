@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ports import free_ports
-
 LAUNCH = Path(__file__).parents[1] / "launch"
 
 
@@ -58,8 +56,3 @@ def alive(process: int) -> bool:
     with suppress(OSError):
         return " Z " not in Path(f"/proc/{process}/stat").read_text()
     return False
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    return free_ports(1)[0]

@@ -20,3 +20,8 @@ def free_ports(count: int) -> list[int]:
                 probe.bind(("127.0.0.1", drawn.randrange(10_000, 32_000)))
                 ports.append(probe.getsockname()[1])
     return ports
+
+
+def free_port() -> int:
+    """One of them."""
+    return free_ports(1)[0]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ports import free_ports
+from ports import free_port
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # The server imports these once; a rank then starts in a fraction of a second.
@@ -23,7 +23,7 @@ def run_ranks(
     Raises:
         AssertionError: a rank raised or did not end in time; all are stopped.
     """
-    (port,) = free_ports(1)
+    port = free_port()
     pipes, processes = [], []
     for rank in range(size):
         here, there = CONTEXT.Pipe(duplex=False)

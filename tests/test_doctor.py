@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from commands import Outcome, dgan, end
-from launched import free_port, launched
+from launched import launched
+from ports import free_port
 from ranks import run_ranks
 
 from dgan.doctor import Report, clocks, leftovers, shared_folder

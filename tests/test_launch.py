@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 import yaml
 from commands import checkpoint_of, end, steps_kept, write_recipe
-from launched import LAUNCH, environment, free_port, launched
+from launched import LAUNCH, environment, launched
+from ports import free_port
 
 SCRIPTS = ["torchrun.sh", "deepspeed.sh", "slurm/train.sbatch"]
 FILES = [*SCRIPTS, "k8s/jobset.yaml", "sky.yaml"]

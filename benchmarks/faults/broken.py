@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from launched import alive, children, free_port
+from launched import alive, children
+from ports import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

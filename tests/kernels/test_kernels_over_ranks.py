@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from interpreter import need_interpreter
-from ports import free_ports
+from ports import free_port
 
 need_interpreter()
 
@@ -19,7 +19,7 @@ SCRIPTS = sorted(path.name for path in HERE.glob("interpreted_*_ranks.py"))
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_two_ranks(script):
-    (port,) = free_ports(1)
+    port = free_port()
     command = [sys.executable, str(HERE / script), str(port)]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
