@@ -290,7 +290,7 @@ def _prepared(value: Any, world: World) -> Any:
         return value.to(world.dtype)
     if value.dtype != torch.uint8:
         return value
-    # Decoders write channels last; generated images, which they will meet, are contiguous.
+    # Decoders write channels last; generated images, which they will meet, mostly are contiguous.
     return value.to(world.dtype, memory_format=torch.contiguous_format) / 127.5 - 1.0
 
 
