@@ -1,33 +1,109 @@
-"""upfirdn2d for eager autograd without kernels: its backward is itself, in every order.
+"""upfirdn2d for eager autograd without kernels: a linear map and its adjoint, in every order.
 
 PyTorch differentiates a grouped convolution twice by regrouping it, in several times the time.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from dgan_kernels import reference_upfirdn2d as reference
 from dgan_kernels.checks import is_plain_eager
 
+Map = Callable[[Tensor], Tensor]
+
+
+class Convolution(NamedTuple):
+    """One depthwise convolution of x [N, C, H, W], as a map of x alone."""
+
+    weight: Tensor
+    """[C, 1, rows, columns]."""
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    transposed: bool
+    output_padding: tuple[int, int] = (0, 0)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x convolved, in the order in memory that x has."""
+        if torch.is_autocast_enabled("cpu"):
+            with reference.own_dtype(x):
+                return reference.depthwise(x, *self)
+        return reference.depthwise(x, *self)
+
 
 def upfirdn2d(x: Tensor, filter: Tensor, *constants: Any) -> Tensor:
     """Return x [N, C, H, W] resampled; the constants are those of `reference_upfirdn2d`."""
-    if torch.is_grad_enabled() and x.requires_grad and is_plain_eager(x):
-        return _Upfirdn2d.apply(x, filter, *constants)
-    return reference.upfirdn2d(x, filter, *constants)
-
-
-class _Upfirdn2d(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, filter: Tensor, *constants: Any) -> Tensor:
-        ctx.save_for_backward(filter)
-        ctx.shape, ctx.constants = x.shape, constants
+    if not is_plain_eager(x):
         return reference.upfirdn2d(x, filter, *constants)
+    pair = None
+    # A fake has no values, and what is made beside one is not to be kept for others.
+    if x.device.type == filter.device.type == "cpu" and not isinstance(x, FakeTensor):
+        shape = tuple(filter.shape)
+        values = tuple(filter.flatten().tolist() if filter.ndim > 1 else filter.tolist())
+        pair = _convolutions(tuple(x.shape), x.dtype, values, shape, *constants)
+    if pair is None:
+        back = reference.transposed(x.shape, filter, *constants)
+        filter = filter.clone()  # the caller's may change before the backward pass
+        pair = tuple(partial(_resampled, filter, each) for each in (constants, back))
+    return _apply(x, *pair)
+
+
+def _apply(x: Tensor, there: Map, back: Map) -> Tensor:
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Linear.apply(x, there, back)
+    return there(x)
+
+
+class _Linear(torch.autograd.Function):
+    """A linear map, and its adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Map, back: Map) -> Tensor:
+        ctx.there, ctx.back = there, back
+        return there(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (filter,) = ctx.saved_tensors
-        constants = reference.transposed(ctx.shape, filter, *ctx.constants)
-        return upfirdn2d(grads[0], filter, *constants), *[None] * 6
+        return _apply(grads[0], ctx.back, ctx.there), None, None
+
+
+def _resampled(filter: Tensor, constants: tuple[Any, ...], x: Tensor) -> Tensor:
+    return reference.upfirdn2d(x, filter, *constants)
+
+
+@lru_cache(maxsize=256)
+def _convolutions(
+    shape: tuple[int, ...], dtype: torch.dtype, values: tuple[float, ...],
+    filter_shape: tuple[int, ...], up: tuple[int, int], down: tuple[int, int],
+    padding: tuple[int, int, int, int], flip: bool, gain: float,
+) -> tuple[Convolution, Convolution] | None:  # fmt: skip
+    """Return the map and its adjoint where each is one convolution, else None.
+
+    Made once for all filters of these values: beside a small image it takes long.
+    """
+    channels, transposed = shape[1], up != (1, 1)
+    separate = len(filter_shape) == 1 and filter_shape[0] > reference.OUTER
+    if (transposed and down != (1, 1)) or separate or channels == 1 or 0 in shape:
+        return None
+    with torch.inference_mode(False), torch.no_grad():
+        filter = torch.tensor(values, dtype=torch.float32, device="cpu").view(filter_shape)
+        taps = reference.make_taps(filter, 2, gain, flip != transposed, dtype)
+        weight = taps.expand(channels, 1, *taps.shape).contiguous()
+    (rows, columns), (stride_x, stride_y) = taps.shape, up if transposed else down
+    if transposed:
+        padding = reference.surplus(padding, rows, columns, up)
+    inside, rest = reference.split(padding)
+    if any(rest):
+        return None
+    more = (0, 0)
+    if not transposed:  # the last pixels of x, which no tap reaches, are there in its gradient
+        more = (
+            (shape[2] + 2 * inside[0] - rows) % stride_y,
+            (shape[3] + 2 * inside[1] - columns) % stride_x,
+        )
+    there = Convolution(weight, (stride_y, stride_x), inside, transposed)
+    return there, there._replace(transposed=not transposed, output_padding=more)

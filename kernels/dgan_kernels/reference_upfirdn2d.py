@@ -7,17 +7,13 @@ Any floating dtype, any device, any derivative order, forward and reverse mode. 
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-
-from dgan_kernels.checks import is_plain_eager
 
 # Up to here one convolution with the outer product beats two with the taps, on a CPU.
-_OUTER = 6
+OUTER = 6
 
 
 def filter_size(filter: Tensor) -> tuple[int, int]:
@@ -60,47 +56,25 @@ def upfirdn2d(
     if x.numel() == 0:  # convolutions refuse a batch of nothing here and there
         return x.new_zeros(*x.shape[:2], *output_size(x.shape, filter, up, down, padding)) + x.sum()
     with own_dtype(x):
-        if filter.ndim == 2 or len(filter) <= _OUTER:
-            return _resample(x, _taps(filter, 2, gain, flip, up, x), up, down, padding)
+        if filter.ndim == 2 or len(filter) <= OUTER:
+            both = make_taps(filter, 2, gain, flip != (max(up) > 1), x.dtype)
+            return _resample(x, both, up, down, padding)
         up_x, up_y = (up[0], 1), (1, up[1])
-        along_x = _taps(filter, 1, gain, flip, up_x, x)[None]
-        along_y = _taps(filter, 1, 1.0, flip, up_y, x)[:, None]
+        along_x = make_taps(filter, 1, gain, flip != (up[0] > 1), x.dtype)[None]
+        along_y = make_taps(filter, 1, 1.0, flip != (up[1] > 1), x.dtype)[:, None]
         x = _resample(x, along_x, up_x, (down[0], 1), (*padding[:2], 0, 0))
         return _resample(x, along_y, up_y, (1, down[1]), (0, 0, *padding[2:]))
 
 
-def _taps(
-    filter: Tensor, ndim: int, gain: float, flip: bool, up: Sequence[int], x: Tensor
-) -> Tensor:
-    """Return the taps, of one or two dimensions and x's dtype, in the order `_resample` takes."""
-    if max(up) > 1:
-        flip = not flip
-    on_cpu = x.device.type == "cpu" and filter.device.type == "cpu"
-    # A fake has no values, and what is made beside one is not to be kept for others.
-    if on_cpu and is_plain_eager(x) and not isinstance(x, FakeTensor):
-        shape = tuple(filter.shape)
-        values = tuple(filter.flatten().tolist() if filter.ndim > 1 else filter.tolist())
-        return _kept_taps(values, shape, ndim, gain, flip, x.dtype, filter.dtype)
-    return _made_taps(filter, ndim, gain, flip, x.dtype)
+def make_taps(filter: Tensor, ndim: int, gain: float, flip: bool, dtype: torch.dtype) -> Tensor:
+    """Return the taps times gain, of one or two dimensions and ``dtype``; in reverse unless flip.
 
-
-def _made_taps(filter: Tensor, ndim: int, gain: float, flip: bool, dtype: torch.dtype) -> Tensor:
-    # Taps and gain are multiplied in the wider type, and rounded to x's once.
-    taps = filter.to(torch.promote_types(dtype, filter.dtype))
-    taps = taps if flip else taps.flip(list(range(taps.ndim)))
-    scaled = taps * gain
-    return (torch.outer(scaled, taps) if ndim > taps.ndim else scaled).to(dtype)
-
-
-@lru_cache(maxsize=256)
-def _kept_taps(
-    values: tuple[float, ...], shape: tuple[int, ...], ndim: int, gain: float, flip: bool,
-    dtype: torch.dtype, stored: torch.dtype,
-) -> Tensor:  # fmt: skip
-    """`_made_taps`, once for all filters of these values: beside a small image it takes long."""
-    with torch.inference_mode(False), torch.no_grad():
-        filter = torch.tensor(values, dtype=stored, device="cpu").view(shape)
-        return _made_taps(filter, ndim, gain, flip, dtype)
+    Multiplied in the wider type, and rounded to x's once.
+    """
+    wide = filter.to(torch.promote_types(dtype, filter.dtype))
+    wide = wide if flip else wide.flip(list(range(wide.ndim)))
+    scaled = wide * gain
+    return (torch.outer(scaled, wide) if ndim > wide.ndim else scaled).to(dtype)
 
 
 def own_dtype(x: Tensor) -> AbstractContextManager[object]:
@@ -118,33 +92,50 @@ def _resample(
     The taps are in the order of a correlation, or, where ``up`` is not 1, of a convolution.
     """
     channels, (rows, columns) = x.shape[1], taps.shape
-    (up_x, up_y), (down_x, down_y), (left, right, top, bottom) = up, down, padding
-    each = (channels, 1, rows, columns)
+    (up_x, up_y), (down_x, down_y) = up, down
+    weight = taps.expand(channels, 1, rows, columns)
     if channels == 1:
         # One channel in channels_last strides, and oneDNN has read a row of taps wrongly (torch
         # 2.13, a result one pixel wide): give it the strides that a new tensor would have.
         x = x.reshape(-1).view(x.shape)
     if up_x == up_y == 1:
-        inside, rest = _split(padding)
+        inside, rest = split(padding)
         x, stride = pad(x, rest), (down_y, down_x)
-        return F.conv2d(x, taps.expand(each), stride=stride, padding=inside, groups=channels)
-    # A transposed convolution never multiplies the inserted zeros. It computes every position that
-    # a tap reaches, and no trailing zeros: the padding is what is still missing, or too much.
-    inner_x, inner_y = columns - 1, rows - 1
-    missing = (
-        left - inner_x, right - inner_x + up_x - 1, top - inner_y, bottom - inner_y + up_y - 1
-    )  # fmt: skip
-    inside, rest = _split([-side for side in missing])
-    y = F.conv_transpose2d(
-        x, taps.expand(each), stride=(up_y, up_x), padding=inside, groups=channels
-    )
+        return depthwise(x, weight, stride, inside, transposed=False)
+    # A transposed convolution never multiplies the inserted zeros.
+    inside, rest = split(surplus(padding, rows, columns, up))
+    y = depthwise(x, weight, (up_y, up_x), inside, transposed=True)
     y = pad(y, [-side for side in rest])
     if down_x == down_y == 1:
         return y
     return y[:, :, ::down_y, ::down_x].contiguous(memory_format=memory_format(y))
 
 
-def _split(padding: Sequence[int]) -> tuple[tuple[int, int], Sequence[int]]:
+def depthwise(
+    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], transposed: bool,
+    output_padding: Sequence[int] = (0, 0),
+) -> Tensor:  # fmt: skip
+    """Return x [N, C, H, W] convolved with weight [C, 1, rows, columns]; all others (y, x)."""
+    if transposed and x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
+        # oneDNN has no transposed convolution of 16-bit images: a hundredth of the time.
+        arguments = (weight.float(), stride, padding, transposed, output_padding)
+        return depthwise(x.float(), *arguments).to(x.dtype)
+    return torch.convolution(
+        x, weight, None, stride, padding, (1, 1), transposed, output_padding, weight.shape[0]
+    )
+
+
+def surplus(padding: Sequence[int], rows: int, columns: int, up: Sequence[int]) -> list[int]:
+    """Return what a transposed convolution computes too much on each side; below 0: too little.
+
+    It computes every position that a tap reaches, and no trailing zeros.
+    """
+    (left, right, top, bottom), (inner_x, inner_y) = padding, (columns - 1, rows - 1)
+    right, bottom = right + up[0] - 1, bottom + up[1] - 1
+    return [inner_x - left, inner_x - right, inner_y - top, inner_y - bottom]
+
+
+def split(padding: Sequence[int]) -> tuple[tuple[int, int], Sequence[int]]:
     """Return what a convolution can do itself, (rows, columns) on both sides, and the rest."""
     left, right, top, bottom = padding
     if left == right >= 0 and top == bottom >= 0:

@@ -93,11 +93,92 @@ def upfirdn2d(
         image again, in x's dtype, rather than keep it. A row of x, or of the result, has less than
         2**31 elements, all channels counted in channels_last.
     """
+    filter = _filter(filter, x)
+    return _resampled(
+        x, filter, factors("up", up), factors("down", down), sides(padding), flip_filter, gain,
+        bias=bias, act=act, act_gain=act_gain, clamp=clamp, backend=backend,
+    )  # fmt: skip
+
+
+def filter2d(
+    x: Tensor,
+    filter: Tensor,
+    *,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+    **epilogue: Unpack[Epilogue],
+) -> Tensor:
+    """Filter x [N, C, H, W] and keep its size; ``padding`` is added to what that takes.
+
+    See `upfirdn2d` for the other arguments.
+    """
+    filter = _filter(filter, x)
+    columns, rows = reference_upfirdn2d.filter_size(filter)
+    around = (columns // 2, (columns - 1) // 2, rows // 2, (rows - 1) // 2)
+    padding = _add(padding, around)
+    return _resampled(x, filter, (1, 1), (1, 1), padding, flip_filter, gain, **epilogue)
+
+
+def upsample2d(
+    x: Tensor,
+    filter: Tensor | None = None,
+    *,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+    **epilogue: Unpack[Epilogue],
+) -> Tensor:
+    """Return x [N, C, H, W] as [N, C, H·up_y, W·up_x], brightness kept, pixels centred.
+
+    ``padding`` is added to what that takes. See `upfirdn2d` for the other arguments.
+    """
+    up_x, up_y = up = factors("up", up)
+    filter = _filter(filter, x)
+    columns, rows = reference_upfirdn2d.filter_size(filter)
+    around = (
+        (columns + up_x - 1) // 2, (columns - up_x) // 2, (rows + up_y - 1) // 2, (rows - up_y) // 2
+    )  # fmt: skip
+    padding, gain = _add(padding, around), gain * up_x * up_y
+    return _resampled(x, filter, up, (1, 1), padding, flip_filter, gain, **epilogue)
+
+
+def downsample2d(
+    x: Tensor,
+    filter: Tensor | None = None,
+    *,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+    **epilogue: Unpack[Epilogue],
+) -> Tensor:
+    """Return x [N, C, H, W] as [N, C, H / down_y, W / down_x], pixels centred.
+
+    ``padding`` is added to what that takes. See `upfirdn2d` for the other arguments.
+    """
+    down_x, down_y = down = factors("down", down)
+    filter = _filter(filter, x)
+    columns, rows = reference_upfirdn2d.filter_size(filter)
+    around = (
+        (columns - down_x + 1) // 2, (columns - down_x) // 2,
+        (rows - down_y + 1) // 2, (rows - down_y) // 2,
+    )  # fmt: skip
+    padding = _add(padding, around)
+    return _resampled(x, filter, (1, 1), down, padding, flip_filter, gain, **epilogue)
+
+
+def _resampled(
+    x: Tensor, filter: Tensor, up: Sequence[int], down: Sequence[int], padding: Sequence[int],
+    flip_filter: bool, gain: float, bias: Tensor | None = None, act: str = "linear",
+    act_gain: float = 1.0, clamp: float | None = None, backend: str | None = None,
+) -> Tensor:  # fmt: skip
+    """Compute `upfirdn2d`, whose filter, up, down and padding are checked."""
     check_input("x", x)
     if x.ndim != 4 or 0 in x.shape[2:]:
         raise ValueError(f"x has shape {tuple(x.shape)}; accepted: [N, C, H, W], H and W not 0")
-    filter = _filter(filter, x)
-    constants = (factors("up", up), factors("down", down), sides(padding), flip_filter)
+    constants = (up, down, padding, flip_filter)
     _check_output(x, filter, *constants[:3])
     check_number("gain", gain)
     check_number("act_gain", act_gain)
@@ -123,77 +204,6 @@ def upfirdn2d(
             size = reference_upfirdn2d.output_size(x.shape, filter, *constants[:3])
             bias = bias.expand(x.shape[0], -1, *size)
     return kernels.FUSED(*launched, bias, *constants, float(gain), *epilogue)
-
-
-def filter2d(
-    x: Tensor,
-    filter: Tensor,
-    *,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1.0,
-    **epilogue: Unpack[Epilogue],
-) -> Tensor:
-    """Filter x [N, C, H, W] and keep its size; ``padding`` is added to what that takes.
-
-    See `upfirdn2d` for the other arguments.
-    """
-    columns, rows = reference_upfirdn2d.filter_size(_filter(filter, x))
-    around = (columns // 2, (columns - 1) // 2, rows // 2, (rows - 1) // 2)
-    return upfirdn2d(
-        x, filter, padding=_add(padding, around), flip_filter=flip_filter, gain=gain, **epilogue
-    )
-
-
-def upsample2d(
-    x: Tensor,
-    filter: Tensor | None = None,
-    *,
-    up: int | Sequence[int] = 2,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1.0,
-    **epilogue: Unpack[Epilogue],
-) -> Tensor:
-    """Return x [N, C, H, W] as [N, C, H·up_y, W·up_x], brightness kept, pixels centred.
-
-    ``padding`` is added to what that takes. See `upfirdn2d` for the other arguments.
-    """
-    up_x, up_y = up = factors("up", up)
-    columns, rows = reference_upfirdn2d.filter_size(_filter(filter, x))
-    around = (
-        (columns + up_x - 1) // 2, (columns - up_x) // 2, (rows + up_y - 1) // 2, (rows - up_y) // 2
-    )  # fmt: skip
-    return upfirdn2d(
-        x, filter, up=up, padding=_add(padding, around), flip_filter=flip_filter,
-        gain=gain * up_x * up_y, **epilogue,
-    )  # fmt: skip
-
-
-def downsample2d(
-    x: Tensor,
-    filter: Tensor | None = None,
-    *,
-    down: int | Sequence[int] = 2,
-    padding: int | Sequence[int] = 0,
-    flip_filter: bool = False,
-    gain: float = 1.0,
-    **epilogue: Unpack[Epilogue],
-) -> Tensor:
-    """Return x [N, C, H, W] as [N, C, H / down_y, W / down_x], pixels centred.
-
-    ``padding`` is added to what that takes. See `upfirdn2d` for the other arguments.
-    """
-    down_x, down_y = down = factors("down", down)
-    columns, rows = reference_upfirdn2d.filter_size(_filter(filter, x))
-    around = (
-        (columns - down_x + 1) // 2, (columns - down_x) // 2,
-        (rows - down_y + 1) // 2, (rows - down_y) // 2,
-    )  # fmt: skip
-    return upfirdn2d(
-        x, filter, down=down, padding=_add(padding, around), flip_filter=flip_filter, gain=gain,
-        **epilogue,
-    )  # fmt: skip
 
 
 def _filter(filter: Tensor | None, x: Tensor) -> Tensor:
@@ -239,7 +249,7 @@ def sides(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
     return four
 
 
-def _add(padding: int | Sequence[int], around: Sequence[int]) -> tuple[int, ...]:
+def _add(padding: int | Sequence[int], around: Sequence[int]) -> Sequence[int]:
     return tuple(p + a for p, a in zip(sides(padding), around))
 
 
