@@ -29,8 +29,10 @@ from report import store
 
 FEWEST, MOST = 12, 240
 """Rounds: multiples of 6, so that each of three runs takes each place equally often."""
-SHORTEST_MS = 1.0
-"""A run is repeated until it takes this long, far above the clock's and the interpreter's noise."""
+SHORTEST_MS = 10.0
+"""A run is repeated until it takes this long, as layers follow one another in a network. Alone
+between two others, Python would come from memory anew for each run, at several times its cost.
+"""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Relative to the largest value: bfloat16 has 8 bits, some lost in each of a penalty's steps."""
 

@@ -1,20 +1,20 @@
-"""A norm and its affine map for eager autograd without kernels: closed forms, in place.
+"""A norm and its affine map, and two derivatives of them, in closed forms and in place.
 
 In the words of `reference_norm_act`, with s the identity and P(a) = a − ⟨a⟩ − x̂⟨x̂a⟩:
 
     backward    q = γ·dy:   dx = r P(q),   dγ = Σ dy·x̂,   dβ = Σ dy
     second      for v, the cotangent of dx:
                 to dy: γrP(v),   to γ: Σ dy·rP(v),   to x: −r²(⟨x̂v⟩P(q) + ⟨x̂q⟩P(v) + κx̂)
+                with κ = ⟨qv⟩ − ⟨q⟩⟨v⟩ − ⟨x̂q⟩⟨x̂v⟩
 
 PyTorch's own kernels serve where there is one that reads x in place. What it has none for, a
 penalty's third pass above all, it composes from up to a hundred operators, each with memory of its
-own; on a CPU fresh pages cost more than the arithmetic. The third derivatives of its layer norm and
-batch norm lack terms besides (seen in torch 2.13): here those of the formulas above are taken.
+own; on a CPU fresh pages cost more than the arithmetic.
 """
 
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,52 +81,13 @@ def plan(
     )
 
 
-def norm(x: Tensor, weight: MaybeTensor, bias: MaybeTensor, kind: Norm) -> Tensor:
-    """Return γx̂ + β, for γ and β [C] or [N, C]; in reverse mode differentiable to any order.
+def forward(
+    x: Tensor, weight: MaybeTensor, bias: MaybeTensor, kind: Norm
+) -> tuple[Tensor, MaybeTensor, Tensor]:
+    """Return γx̂ + β, the mean (None if not centred) and r.
 
     x is contiguous, or channels_last and the norm not over its channels in place.
     """
-    if torch.is_grad_enabled():
-        return _Norm.apply(x, weight, bias, kind)
-    return _forward(x, weight, bias, kind)[0]  # a Function costs some microseconds
-
-
-class _Norm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: MaybeTensor, bias: MaybeTensor, kind: Norm) -> Tensor:
-        y, mean, r = _forward(x, weight, bias, kind)
-        ctx.save_for_backward(x, weight, bias, mean, r)
-        ctx.kind = kind
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Gradients:
-        run: Any = _Gradient.apply if torch.is_grad_enabled() else _backward
-        return *run(grads[0], *ctx.saved_tensors, ctx.kind, ctx.needs_input_grad[:3]), None
-
-
-class _Gradient(torch.autograd.Function):
-    """`_backward`, differentiable in dy, x and γ; mean and r it knows as functions of x."""
-
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> Gradients:
-        ctx.save_for_backward(*args[:6])
-        ctx.kind = args[6]
-        ctx.set_materialize_grads(False)
-        return _backward(*args)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: MaybeTensor) -> Gradients:
-        v, *others = grads
-        once = v is not None and all(other is None for other in others)
-        run: Any = _penalty if once and not torch.is_grad_enabled() else _second
-        return *run(grads, *ctx.saved_tensors, ctx.kind), *[None] * 5
-
-
-def _forward(
-    x: Tensor, weight: MaybeTensor, bias: MaybeTensor, kind: Norm
-) -> tuple[Tensor, MaybeTensor, Tensor]:
-    """Return y, the mean (None if not centred) and r."""
     affine, rest = (weight, bias), (None, None)
     if not (kind.native and _shared(*affine)):
         affine, rest = rest, affine
@@ -158,7 +119,7 @@ def _normalise(x: Tensor, kind: Norm) -> tuple[Tensor, MaybeTensor, Tensor]:
     return y, mean, r
 
 
-def _backward(
+def backward(
     dy: Tensor, x: Tensor, weight: MaybeTensor, bias: MaybeTensor, mean: MaybeTensor, r: Tensor,
     kind: Norm, wanted: tuple[bool, ...],
 ) -> Gradients:  # fmt: skip
@@ -194,50 +155,35 @@ def _native_backward(
     return _batch_norm_backward(dy, x, weight, *statistics, wanted)
 
 
-def _penalty(
-    grads: Gradients, dy: Tensor, x: Tensor, weight: MaybeTensor, bias: MaybeTensor,
-    mean: MaybeTensor, r: Tensor, kind: Norm,
-) -> Gradients:  # fmt: skip
-    """Return what a cotangent of dx alone sends to dy, x and γ."""
-    assert grads[0] is not None
+def penalty(
+    v: Tensor, dy: Tensor, x: Tensor, weight: MaybeTensor, mean: MaybeTensor, r: Tensor, kind: Norm
+) -> tuple[Tensor, Tensor, MaybeTensor]:
+    """Return what a cotangent v of dx sends to dy, x and γ."""
     xh, r = _normalised(x, mean, r, kind), _statistic(r, x, kind)
-    v, dy = grads[0].reshape(kind.shape), dy.reshape(kind.shape)
+    v, dy = v.reshape(kind.shape), dy.reshape(kind.shape)
     to_dy, to_x, to_weight = torch.empty_like(x), torch.empty_like(x), None
-    q, h = _times(dy, weight, kind, out=to_x.view(kind.shape)), to_dy.view(kind.shape).copy_(v)
+    h, q = to_dy.view(kind.shape), _times(dy, weight, kind, out=to_x.view(kind.shape))
     spare = xh * v
     xv = kind.mean(spare)
     xq = kind.mean(torch.mul(xh, q, out=spare))
     kappa = kind.mean(torch.mul(q, v, out=spare)) - xv * xq
+    # P written out: a sweep for each of v, q and x̂ instead of several for each projection.
+    torch.mul(v, r, out=h).addcmul_(xh, xv * r, value=-1)
+    scale = -r * r
+    shift = None
     if kind.centred:
-        kappa -= kind.mean(q) * kind.mean(v)
-    _project(h, xh, xv, kind, spare)
-    _project(q, xh, xq, kind, spare).mul_(xv).add_(torch.mul(h, xq, out=spare))
-    q.add_(xh.mul_(kappa)).mul_(-r * r)
-    h.mul_(r)
+        mean_v, mean_q = kind.mean(v), kind.mean(q)
+        kappa -= mean_v * mean_q
+        h.sub_(mean_v * r)
+        shift = (xv * mean_q + xq * mean_v) * scale
+    q.mul_(xv * scale).addcmul_(v, xq * scale)
+    q.addcmul_(xh, (kappa - 2 * xv * xq) * scale)
+    if shift is not None:
+        q.sub_(shift)
     if weight is not None:
         to_weight = kind.sum(torch.mul(dy, h, out=spare), weight)
         h.mul_(kind.along(weight))
     return to_dy, to_x, to_weight
-
-
-def _second(
-    grads: Gradients, dy: Tensor, x: Tensor, weight: MaybeTensor, bias: MaybeTensor,
-    mean: MaybeTensor, r: Tensor, kind: Norm,
-) -> Gradients:  # fmt: skip
-    """Return what cotangents of dx, dγ and dβ send to dy, x and γ, by differentiable steps."""
-    v = torch.zeros_like(x) if grads[0] is None else grads[0]
-    shift, w = None, None if weight is None else kind.along(weight)
-    b = None if bias is None else kind.along(bias)
-    present = b if w is None else w
-    if present is not None:
-        zero = torch.zeros_like(present)
-        shift = torch.stack([zero if g is None else kind.along(g) for g in grads[1:]]).squeeze(-1)
-    v, dy, view = (t.reshape(kind.shape) for t in (v, dy, x))
-    to_dy, to_x, sums = reference.norm_act_second(
-        v, shift, dy, view, None, w, b, kind.over, kind.centred, "linear", kind.eps, None
-    )  # fmt: skip
-    to_weight = None if weight is None else kind.sum(sums[0].unsqueeze(-1), weight)
-    return to_dy.reshape(x.shape), to_x.reshape(x.shape), to_weight
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

@@ -94,9 +94,8 @@ def _convolutions(
         taps = reference.make_taps(filter, 2, gain, flip != transposed, dtype)
         weight = taps.expand(channels, 1, *taps.shape).contiguous()
     (rows, columns), (stride_x, stride_y) = taps.shape, up if transposed else down
-    if transposed:
-        padding = reference.surplus(padding, rows, columns, up)
-    inside, rest = reference.split(padding)
+    around = reference.surplus(padding, rows, columns, up) if transposed else padding
+    inside, rest = reference.split(around)
     if any(rest):
         return None
     more = (0, 0)

@@ -43,7 +43,8 @@ def _silu_first(u: Tensor) -> Tensor:
 
 def _silu_second(u: Tensor) -> Tensor:
     p = u.sigmoid()
-    return p * (1 - p) * (2 + u * (1 - 2 * p))
+    slope = torch.addcmul(p, p, p, value=-1)  # p(1 − p): a sweep less over memory
+    return slope * (2 + u * torch.rsub(p, 1, alpha=2))
 
 
 def _density(u: Tensor) -> Tensor:

@@ -250,6 +250,21 @@ def test_a_penaltys_second_derivative_in_closed_form(norm, affine, last):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_every_activation_in_a_penalty(act):
+    x, weight, bias, dy, v, *_ = inputs((3, 4, 5, 2), {"norm": "group"}, "shared", DOUBLE)
+    leaves = [t.requires_grad_() for t in (x, weight, bias, dy)]
+
+    def gradients(y):
+        (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+        return dx, *torch.autograd.grad(dx, leaves, v, allow_unused=True, materialize_grads=True)
+
+    ours = gradients(norm_act(x, weight, bias, norm="group", groups=2, act=act))
+    by_torch = gradients(ACTIVATIONS[act].value(F.group_norm(x, 2, weight, bias)))
+    for got, want in zip(ours, by_torch):
+        torch.testing.assert_close(got, want)
+
+
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
