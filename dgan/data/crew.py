@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -51,13 +51,15 @@ def result_within(seconds: float, task: Future[_T], what: str) -> _T:
     Raises:
         TimeoutError: if it has not ended in time; says `what` it is.
     """
-    wait([task], seconds)
-    if not task.done():
+    try:
+        return task.result(seconds)
+    except TimeoutError:
+        if task.done():  # it is what the task raised
+            raise
         raise TimeoutError(
             f"{what} has not come to an end in {seconds:.0f} s: is the server of its file system "
             "gone?"
-        )
-    return task.result()
+        ) from None
 
 
 def _work(tasks: SimpleQueue[_Task | None]) -> None:
