@@ -22,17 +22,21 @@ from dgan.data import ShardDataset, ShardStream
 
 BATCH, SIZE = 64, 256
 CEILING = "decode only"
-# How many buffers each thread decodes into in turn: a loader that is ahead cannot do with one.
-DECODE_ONLY = {CEILING: 1, "decode only, four buffers": 4}
+# How many buffers each thread decodes into in turn, and whether it reads each image from its shard:
+# a loader that is ahead cannot do with one, nor without.
+DECODE_ONLY = {
+    CEILING: (1, False),
+    "decode only, four buffers": (4, False),
+    "read and decode, four buffers": (4, True),
+}
 Batches = Iterator[tuple[torch.Tensor, Any]]
 
 
-def decode_only(folder: Path, workers: int, seconds: float, batches: int) -> float:
-    """Images a second that threads decode from memory into batches' buffers, and nothing else."""
+def decode_only(folder: Path, workers: int, seconds: float, batches: int, reads: bool) -> float:
+    """Images a second that threads decode into batches' buffers, and nothing else."""
     table = ShardDataset(pattern(folder), resolution=SIZE, channels=3).table
-    encoded = [
-        table.read(i, "image") for i in np.random.default_rng(0).permutation(len(table))[:4000]
-    ]
+    order = np.random.default_rng(0).permutation(len(table))[:4000]
+    encoded = table.read_each(order, "image")
     counts = [0] * workers
     begun = time.perf_counter()
 
@@ -40,8 +44,9 @@ def decode_only(folder: Path, workers: int, seconds: float, batches: int) -> flo
         buffers = np.zeros((batches, BATCH, SIZE, SIZE, 3), np.uint8)
         while time.perf_counter() - begun < seconds:
             buffer = buffers[counts[worker] // BATCH % batches]
-            for row in range(BATCH):
-                data = encoded[(worker * 2000 + counts[worker] + row) % len(encoded)]
+            at = (worker * 2000 + counts[worker] + np.arange(BATCH)) % len(order)
+            some = table.read_each(order[at], "image") if reads else [encoded[i] for i in at]
+            for row, data in enumerate(some):
                 simplejpeg.decode_jpeg(data, "RGB", buffer=buffer[row])
             counts[worker] += BATCH
 

@@ -63,8 +63,8 @@ def measure(
 ) -> dict[str, float]:
     """Images a second, and the milliseconds of a step spent waiting for its batch."""
     if name in loader_kinds.DECODE_ONLY:
-        buffers = loader_kinds.DECODE_ONLY[name]
-        return {"images_per_s": loader_kinds.decode_only(folder, workers, seconds, buffers)}
+        how = loader_kinds.DECODE_ONLY[name]
+        return {"images_per_s": loader_kinds.decode_only(folder, workers, seconds, *how)}
     batches = loader_kinds.LOADERS[name](folder, workers)
     for _ in range(6):  # what is decoded ahead must not count
         next(batches)

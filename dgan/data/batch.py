@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from .buffers import Buffers
 from .decode import decode_field
 from .images import PLAIN, View, decode_image
+from .jpeg import decode_jpeg
 
 
 class Encoded(NamedTuple):
@@ -72,6 +73,15 @@ class Batch:
         for (field, values), data in zip(self._extras.items(), sample.fields):
             values[row] = decode_field(field, data)
 
+    def decode_each(
+        self, begin: int, samples: Sequence[Encoded], views: Sequence[View]
+    ) -> Iterable[int]:
+        """Decodes those of `samples` that it can do faster together, into the rows from `begin` on.
+
+        Returns the numbers of the others, which are left to `decode`. Raises nothing.
+        """
+        return range(len(samples))
+
     def name(self, row: int, sample: Encoded) -> None:
         """Notes the key of the sample in `row`, and its label."""
         self._keys[row] = sample.key
@@ -89,6 +99,28 @@ class Batch:
             name: all_[list(rows)] if isinstance(all_, torch.Tensor) else [all_[i] for i in rows]
             for name, all_ in batch.items()
         }
+
+
+class PictureBatch(Batch):
+    """Room for samples that are one picture each, of the rows' size, and a label at most."""
+
+    def decode_each(
+        self, begin: int, samples: Sequence[Encoded], views: Sequence[View]
+    ) -> Iterable[int]:
+        """Decodes the JPEGs among `samples`; returns the numbers of the others.
+
+        As little Python as can be stands between two of them: threads do theirs in turns.
+        """
+        rows, (pixels,) = slice(begin, begin + len(samples)), self._pixels
+        self._keys[rows] = [sample.key for sample in samples]
+        if self._labels is not None:
+            self._labels[rows] = [sample.label for sample in samples]
+        given = zip(samples, pixels[rows], views)
+        return [
+            i
+            for i, (sample, row, view) in enumerate(given)
+            if not decode_jpeg(sample.images[0], row, mirror=view.mirror)
+        ]
 
 
 class NumberBatch(Batch):

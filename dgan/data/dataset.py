@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import Batch, Encoded
+from .batch import Batch, Encoded, PictureBatch
 from .buffers import Buffers
 from .cache import CACHE_GIGABYTES, Cache
 from .decode import DecodeError, find_decoder, image_channels, open_image
@@ -157,7 +157,8 @@ class ShardDataset:
 
     def batch(self, n: int, buffers: Buffers | None = None) -> Batch:
         """Room for `n` samples, in memory from `buffers` if given."""
-        return Batch(
+        alone = len(self.image_names) == 1 and not self.fields and self.crop == "none"
+        return (PictureBatch if alone else Batch)(
             n,
             self.shapes,
             labelled=self.has_labels,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,23 +43,18 @@ class Reader:
         skipped: list[Skipped] = []
         views = self._views(np.arange(position + begin, position + end))
         for first in range(begin, end, _READ_TOGETHER):
-            rows = range(first, min(first + _READ_TOGETHER, end))
-            for row, encoded in zip(rows, self._read(samples[rows.start : rows.stop])):
-                view = views[row - begin]
-                try:
-                    if isinstance(encoded, Encoded):
-                        self.dataset.decode(int(samples[row]), encoded, batch, row, view)
-                        continue
-                except DecodeError:
-                    encoded = None
-                skipped += self._row(batch, row, int(samples[row]), position + row, view, encoded)
+            some = samples[first : min(first + _READ_TOGETHER, end)]
+            seen = views[first - begin : first - begin + len(some)]
+            try:
+                found = self.dataset.read_each(some)
+                left = batch.decode_each(first, found, seen)
+            except DecodeError:
+                found = [self._read_one(sample) for sample in some.tolist()]
+                left = range(len(some))
+            for i in left:
+                row, sample = first + i, int(some[i])
+                skipped += self._row(batch, row, sample, position + row, seen[i], found[i])
         return skipped
-
-    def _read(self, samples: NDArray[np.int64]) -> Sequence[Encoded | UnreadableError | None]:
-        try:
-            return self.dataset.read_each(samples)
-        except DecodeError:
-            return [self._read_one(sample) for sample in samples.tolist()]
 
     def _read_one(self, sample: int) -> Encoded | UnreadableError | None:
         """The bytes of a sample; None if something is wrong with it that a closer look may mend."""
@@ -87,21 +81,27 @@ class Reader:
         sample: int,
         position: int,
         view: View,
-        error: DecodeError | None,
+        found: Encoded | UnreadableError | None,
     ) -> list[Skipped]:
-        """Fills a row whose sample did not decode at once; `error`: what it is known to raise."""
+        """Fills a row; `found`: the bytes of its sample, or why there are none."""
+        if isinstance(found, Encoded):
+            try:
+                self.dataset.decode(sample, found, batch, row, view)
+                return []
+            except DecodeError:
+                found = None
         skipped: list[Skipped] = []
         while len(skipped) < _MAX_ATTEMPTS:
             try:
-                if error is not None:
-                    raise error
+                if found is not None:
+                    raise found
                 self.dataset.decode_into(sample, batch, row, view)
                 return skipped
-            except DecodeError as found:
+            except DecodeError as error:
                 table = self.dataset.table
                 shard, key = str(table.shard_of(sample)), table.key(sample)
-                skipped.append(Skipped(shard, key, found.reason))
-            sample, error = self.order.replacement(position, len(skipped)), None
+                skipped.append(Skipped(shard, key, error.reason))
+            sample, found = self.order.replacement(position, len(skipped)), None
         last = skipped[-1]
         raise DecodeError(
             f"{_MAX_ATTEMPTS} samples in a row do not decode, the last of them {last.key!r} of "

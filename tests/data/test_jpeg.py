@@ -7,12 +7,15 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from shard_helpers import write_tar
 
-from dgan.data import decode, jpeg
+from dgan.data import ShardDataset, ShardStream, decode, jpeg
 from dgan.data.decode import DecodeError
 from dgan.data.images import View, decode_image
+from dgan.data.mixture import order_of
+from dgan.data.order import flips
 
 simplejpeg = pytest.importorskip("simplejpeg", reason="the fast decoder is not installed")
 
@@ -152,6 +155,32 @@ def test_the_limit_holds_for_what_is_cropped(monkeypatch):
     monkeypatch.setattr(decode, "MAX_PIXELS", 24 * 20 - 1)
     with pytest.raises(DecodeError, match="more than the limit"):
         decode_image(data, np.empty((8, 8, 3), np.uint8), key="k", crop="centre")
+
+
+def test_pictures_that_are_decoded_together_are_those_that_are_decoded_alone(tmp_path):
+    """JPEGs, a PNG, one that is cut off and one that is no picture, mirrored and not."""
+    pictures = [photograph(24, 20).rotate(10 * i) for i in range(8)]
+    members = [(f"{i}.jpg", encode(picture)) for i, picture in enumerate(pictures)]
+    drawn = io.BytesIO()
+    pictures[2].save(drawn, "PNG")
+    members[2:5] = [("2.png", drawn.getvalue()), ("3.jpg", members[3][1][:300]), ("4.jpg", b"x")]
+    labels = [(f"{i}.cls", str(i).encode()) for i in range(8)]
+    members = [member for both in zip(members, labels) for member in both]
+    shard = write_tar(tmp_path / "x.tar", members)
+    alone = ShardDataset(shard, labels=True)
+    with ShardStream(shard, batch_size=8, flip=True, workers=2, max_skipped=1.0) as stream:
+        order = order_of(stream.dataset, (), 0)
+        for position in range(0, 40, 8):
+            batch = next(stream)
+            mirrored = flips(0, np.arange(position, position + 8))
+            for row, i in enumerate(order.take(position, 8).tolist()):
+                if i in (3, 4):  # another one stands in for it
+                    assert batch["__key__"][row] not in ("3", "4")
+                    continue
+                want = alone[i]["image"].flip(2) if mirrored[row] else alone[i]["image"]
+                assert torch.equal(batch["image"][row], want)
+                assert (batch["__key__"][row], batch["label"][row]) == (str(i), i)
+    assert stream.skipped.total() >= 10  # two in each of five epochs
 
 
 _STREAM = """
