@@ -69,7 +69,8 @@ class ShardStream:
         resolution: as in `ShardDataset`, like `channels`, `labels`, `fields`, `crop`, `resize`,
             `cache` and `cache_gigabytes`; random and window crops are drawn by a position.
         flip: mirror each sample, left to right, with probability ½, drawn likewise.
-        workers: threads that decode ahead; 0 decodes in the caller's.
+        workers: threads that decode ahead; 0 decodes in the caller's. A loop that stays in Python
+            for long, rather than in operators, lets them run too seldom to keep a core busy.
         prefetch: batches decoded ahead.
         device: a CUDA device on which tensors are handed out: from pinned memory, the next batch
             copied while the one before is in use. None: on the CPU, in memory that is used again
