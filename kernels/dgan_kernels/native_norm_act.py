@@ -1,5 +1,9 @@
 """norm_act for eager autograd without kernels: `native_norm` and an activation in one Function.
 
+Only an activation that curves is in it. relu and leaky_relu follow as PyTorch's own: a second
+derivative that vanishes costs nothing there, and `torch.overrides` can put a smooth form in their
+place, as a check by finite differences has to.
+
 For s(z), z = γx̂ + β, and a cotangent v of dx: with e = dy·s'(z) in the place of dy, `native_norm`
 tells what v sends to e (that is ż), x and γ; to dy goes s'(z)·ż, and c = dy·s''(z)·ż is one more
 gradient of z, which a second backward pass takes on to x, γ and β. Any further derivative is taken
@@ -17,12 +21,10 @@ from dgan_kernels import native_norm as native
 from dgan_kernels import reference_norm_act as reference
 from dgan_kernels.checks import is_plain_eager
 from dgan_kernels.native_norm import Gradients, MaybeTensor, Norm
-from dgan_kernels.reference import ACTIVATIONS, LEAKY_SLOPE, activate
+from dgan_kernels.reference import ACTIVATIONS, activate
 
 _aten = torch.ops.aten
 _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "relu": lambda dy, z: _aten.threshold_backward.default(dy, z, 0),
-    "leaky_relu": lambda dy, z: _aten.leaky_relu_backward.default(dy, z, LEAKY_SLOPE, False),
     "silu": _aten.silu_backward.default,
     "gelu": _aten.gelu_backward.default,
     "gelu_tanh": lambda dy, z: _aten.gelu_backward.default(dy, z, approximate="tanh"),
@@ -55,7 +57,9 @@ def native_norm_act(
         x = x.movedim(dim, at).contiguous()
     kind = native.plan(x.shape, over, centred, groups, at, eps)
     if torch.is_grad_enabled():
-        y = _NormAct.apply(x, weight, bias, kind, act)
+        curves = ACTIVATIONS[act].second is not None
+        y = _NormAct.apply(x, weight, bias, kind, act if curves else "linear")
+        y = y if curves else activate(y, act, own=True)
     else:
         y = activate(native.forward(x, weight, bias, kind)[0], act, own=True)
     y = y if y.dtype == dtype else y.to(dtype)
@@ -63,6 +67,8 @@ def native_norm_act(
 
 
 class _NormAct(torch.autograd.Function):
+    """`act` is "linear" or curves."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: MaybeTensor, bias: MaybeTensor, kind: Norm, act: str
@@ -113,9 +119,10 @@ def _penalty(
 ) -> Gradients:  # fmt: skip
     """Return what a cotangent of dx alone sends to dy, x, γ and β."""
     assert grads[0] is not None
-    dz, second = _slope(dy, z, act), ACTIVATIONS[act].second
+    dz = _slope(dy, z, act)
     tz, to_x, to_weight = native.penalty(grads[0], dz, x, weight, mean, r, kind)
     to_dy = _slope(tz, z, act)
+    second = ACTIVATIONS[act].second
     if z is None or second is None:
         return to_dy, to_x, to_weight, None
     c = second(z).mul_(tz).mul_(dy)
