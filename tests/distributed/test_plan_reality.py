@@ -132,9 +132,9 @@ def planned_for(of: Recipe, nodes: int, ranks: int) -> dict[str, Footprint]:
 
 
 def compare(name: str, footprint: Footprint, found: list[tuple[int, dict[str, int]]]) -> None:
-    """With the rank whose copies gloo freed soonest; each sends the same."""
-    peak = min(peak for peak, _ in found)
-    assert footprint.peak == pytest.approx(peak, rel=WITHIN), name
+    """With the ranks' peaks, apart by how soon gloo frees its copies; each sends the same."""
+    peaks = [peak for peak, _ in found]
+    assert (1 - WITHIN) * min(peaks) <= footprint.peak <= (1 + WITHIN) * max(peaks), name
     sent = found[0][1]
     expected = {each.collective: each.whole for each in merged(footprint.traffic) if each.whole}
     # What DDP and ZeRO-3 broadcast, a few kilobytes of bookkeeping, is not planned.
