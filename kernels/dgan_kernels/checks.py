@@ -20,7 +20,8 @@ TRITON = (
 ) and importlib.util.find_spec("triton") is not None
 """Whether to load the Triton kernels. A CPU build of PyTorch never pays for the import."""
 
-KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+KERNEL_DTYPES = (*SIXTEEN_BITS, torch.float32)
 DTYPES = (*KERNEL_DTYPES, torch.float64)
 
 _BACKENDS = (None, "triton", "reference")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dgan_kernels import native_norm as native
 from dgan_kernels import reference_norm_act as reference
-from dgan_kernels.checks import is_plain_eager
+from dgan_kernels.checks import SIXTEEN_BITS, is_plain_eager
 from dgan_kernels.native_norm import Gradients, MaybeTensor, Norm
 from dgan_kernels.reference import ACTIVATIONS, activate
 
@@ -44,7 +44,7 @@ def native_norm_act(
 ) -> Tensor:  # fmt: skip
     """Return y; autograd differentiates it to any order, in reverse mode only."""
     dtype, at = x.dtype, dim if over == "channels" else 1
-    if dtype in (torch.float16, torch.bfloat16):
+    if dtype in SIXTEEN_BITS:
         # Rounded once, at the end; PyTorch's own would round before the activation too.
         x = x.float()
         weight, bias = (None if t is None else t.float() for t in (weight, bias))
@@ -129,7 +129,9 @@ def _penalty(
     wanted = (True, weight is not None, bias is not None)
     dx, dw, db = native.backward(c, x, weight, bias, mean, r, kind, wanted)
     assert dx is not None
-    return to_dy, to_x.add_(dx), dw if to_weight is None or dw is None else to_weight.add_(dw), db
+    if to_weight is not None and dw is not None:
+        to_weight.add_(dw)
+    return to_dy, to_x.add_(dx), to_weight, db
 
 
 def _second(

@@ -29,10 +29,8 @@ class Convolution(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x convolved, in the order in memory that x has."""
-        if torch.is_autocast_enabled("cpu"):
-            with reference.own_dtype(x):
-                return reference.depthwise(x, *self)
-        return reference.depthwise(x, *self)
+        with reference.own_dtype(x):
+            return reference.depthwise(x, *self)
 
 
 def upfirdn2d(x: Tensor, filter: Tensor, *constants: Any) -> Tensor:
@@ -46,6 +44,8 @@ def upfirdn2d(x: Tensor, filter: Tensor, *constants: Any) -> Tensor:
         values = tuple(filter.flatten().tolist() if filter.ndim > 1 else filter.tolist())
         pair = _convolutions(tuple(x.shape), x.dtype, values, shape, *constants)
     if pair is None:
+        if not _is_recorded(x):
+            return reference.upfirdn2d(x, filter, *constants)
         back = reference.transposed(x.shape, filter, *constants)
         filter = filter.clone()  # the caller's may change before the backward pass
         pair = tuple(partial(_resampled, filter, each) for each in (constants, back))
@@ -53,9 +53,11 @@ def upfirdn2d(x: Tensor, filter: Tensor, *constants: Any) -> Tensor:
 
 
 def _apply(x: Tensor, there: Map, back: Map) -> Tensor:
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _Linear.apply(x, there, back)
-    return there(x)
+    return _Linear.apply(x, there, back) if _is_recorded(x) else there(x)
+
+
+def _is_recorded(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad
 
 
 class _Linear(torch.autograd.Function):

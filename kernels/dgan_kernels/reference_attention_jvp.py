@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from dgan_kernels.checks import SIXTEEN_BITS
+
 BLOCK = 2**18
 """How many logits a block has, over all heads: its five or six matrices then fit in a CPU cache."""
 FEWEST_ROWS = 32
@@ -166,4 +168,4 @@ def _flat(inputs: Inputs) -> list:
 
 def _wide(x: Tensor) -> Tensor:
     """In at least float32: sums over keys would lose digits."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in SIXTEEN_BITS else x

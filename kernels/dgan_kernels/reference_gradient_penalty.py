@@ -7,10 +7,12 @@ dimensions may come first: a batch of batches, under vmap.
 import torch
 from torch import Tensor
 
+from dgan_kernels.checks import SIXTEEN_BITS
+
 
 def wide(x: Tensor) -> Tensor:
     """Return x in at least float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in SIXTEEN_BITS else x
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:

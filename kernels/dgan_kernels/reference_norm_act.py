@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dgan_kernels.checks import SIXTEEN_BITS
 from dgan_kernels.rank_mean import mean_over_ranks
 from dgan_kernels.reference import ACTIVATIONS
 
 DIMS = {"group": (-2, -1), "channels": (-2,), "batch": (-4, -1)}
-_SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
 MaybeTensor = Tensor | None
 
@@ -125,7 +125,7 @@ def sums_shape(x: Tensor, over: str, affine: bool) -> tuple[int, ...]:
 
 def _wide(x: Tensor) -> Tensor:
     """Return x in the dtype to compute in: at least float32."""
-    return x.float() if x.dtype in _SIXTEEN_BITS else x
+    return x.float() if x.dtype in SIXTEEN_BITS else x
 
 
 def _pieces(

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgan_kernels.checks import SIXTEEN_BITS
+
 # Up to here one convolution with the outer product beats two with the taps, on a CPU.
 OUTER = 6
 
@@ -116,7 +118,7 @@ def depthwise(
     output_padding: Sequence[int] = (0, 0),
 ) -> Tensor:  # fmt: skip
     """Return x [N, C, H, W] convolved with weight [C, 1, rows, columns]; all others (y, x)."""
-    if transposed and x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
+    if transposed and x.device.type == "cpu" and x.dtype in SIXTEEN_BITS:
         # oneDNN has no transposed convolution of 16-bit images: a hundredth of the time.
         arguments = (weight.float(), stride, padding, transposed, output_padding)
         return depthwise(x.float(), *arguments).to(x.dtype)
